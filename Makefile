@@ -1,0 +1,68 @@
+# The whole of the daily work; each target makes the environment it needs.
+#
+#     make test                       the tests, with coverage
+#     make test PYTEST_ARGS="-k head" some of them (the coverage bar will not be met)
+#     make test-servers               the tests against nginx, Apache and Squid
+#     make check                      types, lint, import layers
+#     make demo                       the demonstration
+#     make bench BENCH_ARGS="--only W1 --rounds 3"
+#     make clean                      forget environments, caches and builds
+#
+# PYTHON is the interpreter the environments are made of; after changing it run "make clean".
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+DEMO_VENV := .venv-demo
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: test test-servers check demo bench clean
+
+test: $(VENV)/.test
+	$(VENV)/bin/coverage run -m pytest -m "not servers" $(PYTEST_ARGS)
+	$(VENV)/bin/coverage report
+
+# pytest's exit status 5 means that no test has the marker: said here, and no failure.
+test-servers: $(VENV)/.test
+	.ci/install-servers
+	@status=0; $(VENV)/bin/python -m pytest -m servers --collect-only -q >/dev/null 2>&1 || status=$$?; \
+	if [ $$status -eq 5 ]; then \
+	    echo "There are no tests marked 'servers' yet: nothing was run against real servers."; \
+	else \
+	    $(VENV)/bin/python -m pytest -m servers $(PYTEST_ARGS); \
+	fi
+
+check: $(VENV)/.dev
+	$(VENV)/bin/mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
+
+demo: $(DEMO_VENV)/.demo
+	$(DEMO_VENV)/bin/python examples/demo.py
+
+bench: $(VENV)/.test
+	$(VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) $(DEMO_VENV) build dist clientrequest.egg-info .coverage .coverage.* htmlcov
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks clientrequest examples tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# An environment is made anew when setup.cfg changes; the stamp is the last step, so a broken one never counts.
+$(VENV)/.test: setup.cfg
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python $(PIP_INSTALL) --upgrade pip
+	$(VENV)/bin/python $(PIP_INSTALL) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(VENV)/bin/python $(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
+
+$(DEMO_VENV)/.demo: setup.cfg
+	$(PYTHON) -m venv --clear $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python $(PIP_INSTALL) --upgrade pip
+	$(DEMO_VENV)/bin/python $(PIP_INSTALL) --editable ".[demo]"
+	@touch $@

@@ -1,0 +1,235 @@
+"""The body of a request on its way from ``write()`` to the worker, counted in bytes.
+
+Writers append under a short lock of their own; the worker takes without it (a deque's ends are atomic), so a
+writer that is interrupted can never leave the worker waiting. Each counter has one side that writes it:
+``taken`` the writers, ``sent`` and ``position`` the worker.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import IO, Callable, Optional
+
+from ._errors import ProtocolError
+from ._gates import Gate
+
+MEMORY_LIMIT = 8 * 1024 * 1024  # bytes of a buffered body that stay in memory
+FILE_BLOCK = 256 * 1024  # bytes read from the temporary file at once
+MOST_CHUNKS = 16384  # chunks the worker takes at once
+
+BUFFERED, CHUNKED, LENGTH = "buffered", "chunked", "length"
+
+Receipt = Callable[[Optional[BaseException]], None]
+
+
+class NotOpenError(Exception):
+    """The body has not begun, or is over; the request knows which."""
+
+
+class Outbox:
+    """A body: chunks waiting for the worker, what is kept of them for sending again, and who waits for room.
+
+    Args:
+        high: bytes that may wait before a writer has to.
+        keep: bytes of a streamed body that are kept for sending again.
+    """
+
+    def __init__(self, high: int, keep: int) -> None:
+        self.mode = BUFFERED
+        self.length: Optional[int] = None  # announced by the caller
+        self.high = high
+        self.low = high // 2
+        self.room = Gate()
+        self.taken = 0  # bytes accepted from write()
+        self.sent = 0  # of these, bytes that the socket took, on whichever hop got furthest
+        self.position = 0  # bytes that the socket took on this hop
+        self.open = False  # between the first write and the end; writers look only here
+        self.written = False  # write() was called, be it with nothing
+        self.ended = False
+        self.dropping = False  # nobody wants the rest
+        self.corked = 0
+        self.need_drain = False
+        self.starving = False  # the worker waits for more
+        self.wake: Callable[[], None] = _nobody
+        self.receipts: deque[tuple[int, Receipt]] = deque()  # (bytes before which it is due, callback)
+        self._chunks: deque[bytes] = deque()
+        self._handed = 0  # bytes the worker has taken, ever
+        self._again: list[bytes] = []  # to be sent once more before the live chunks
+        self._kept: Optional[list[bytes]] = []
+        self._kept_size = 0
+        self._keep = keep
+        self._file: Optional[IO[bytes]] = None
+        self._lock = threading.Lock()  # between writers: order and ``taken``
+
+    # --- the writers' side ---
+
+    def put(self, chunk: bytes, receipt: Optional[Receipt] = None) -> bool:
+        """Append a chunk; false when the writer should wait for room.
+
+        Raises ``NotOpenError`` before the first write and after the end, ``ProtocolError`` past the announced length;
+        then nothing of the chunk is taken.
+        """
+        size = len(chunk)
+        with self._lock:
+            if not self.open:
+                raise NotOpenError
+            if self.length is not None and self.taken + size > self.length:
+                raise ProtocolError(
+                    "ERR_CONTENT_LENGTH_MISMATCH",
+                    f"{self.taken + size} bytes written, {self.length} announced by Content-Length",
+                )
+            if self.dropping:
+                self.taken += size
+                self.sent = self.taken
+                return True
+            if receipt is not None:
+                self.receipts.append((self.taken + size, receipt))
+            if size:
+                self._chunks.append(chunk)
+                self.taken += size
+                if self.mode is BUFFERED and self.taken > MEMORY_LIMIT:
+                    self._spill()
+        if self.starving and not self.corked:
+            self.starving = False
+            self.wake()
+        return self.taken - self.sent <= self.high or self.mode is BUFFERED or self.corked > 0
+
+    def end(self, receipt: Optional[Receipt] = None) -> None:
+        """Nothing more will be written. Raises ``ProtocolError`` if more was announced, and stays open."""
+        with self._lock:
+            if self.length is not None and self.taken < self.length and not self.dropping:
+                raise ProtocolError(
+                    "ERR_CONTENT_LENGTH_MISMATCH",
+                    f"the body ended after {self.taken} of the {self.length} bytes announced by Content-Length",
+                )
+            if receipt is not None:
+                self.receipts.append((self.taken, receipt))
+            self.open = False
+            self.corked = 0
+            self.ended = True
+        self.wake()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes written that the socket has not taken yet."""
+        return 0 if self.dropping else max(0, self.taken - self.sent)
+
+    def has_room(self) -> bool:
+        return self.waiting <= self.low or self.dropping
+
+    def _spill(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close())
+        self._file.writelines(self._chunks)
+        self._chunks.clear()
+
+    # --- the worker's side ---
+
+    def take(self) -> tuple[list[bytes], bool]:
+        """All chunks that wait, in order, and whether these are the last ones of the body."""
+        if self._again:
+            again, self._again = self._again, []
+            return again, self.ended and not self._chunks
+        ended = self.ended  # asked first: chunks that come later belong to a later call
+        if self.corked and not ended:
+            return [], False
+        chunks = self._chunks
+        count = min(len(chunks), MOST_CHUNKS)
+        batch = [chunks.popleft() for _ in range(count)]
+        self._handed += sum(map(len, batch))
+        if self._kept is not None and batch:
+            self._keep_for_replay(batch)
+        return batch, ended and not chunks
+
+    def _keep_for_replay(self, batch: list[bytes]) -> None:
+        assert self._kept is not None
+        self._kept_size += sum(map(len, batch))
+        if self._kept_size > self._keep:
+            self._kept = None
+        else:
+            self._kept += batch
+
+    def has_more(self) -> bool:
+        """Whether ``take`` would give anything new."""
+        return bool(self._again) or self.ended or (bool(self._chunks) and not self.corked)
+
+    def advance(self, count: int) -> None:
+        """The socket took ``count`` more bytes."""
+        self.position += count
+        if self.position > self.sent:
+            self.sent = self.position
+        if self.has_room():
+            self.room.notify()
+
+    def drain_due(self) -> bool:
+        """Whether ``drain`` shall be sent, which is then taken as done."""
+        due = self.need_drain and self.has_room()
+        if due:
+            self.need_drain = False
+        return due
+
+    def due_receipts(self) -> Iterator[Receipt]:
+        """The callbacks of the chunks that were taken, each once."""
+        while self.receipts and self.receipts[0][0] <= self._handed:
+            yield self.receipts.popleft()[1]
+
+    def all_receipts(self) -> Iterator[Receipt]:
+        """The callbacks that are left, each once."""
+        while self.receipts:
+            yield self.receipts.popleft()[1]
+
+    def blocks(self) -> Iterator[bytes]:
+        """A buffered body from its beginning, as often as it is asked for."""
+        self._handed = self.taken
+        if self._file is None:
+            yield from self._chunks
+            return
+        if self._chunks:
+            self._spill()
+        self._file.seek(0)
+        while True:
+            block = self._file.read(FILE_BLOCK)
+            if not block:
+                return
+            yield block
+
+    def rewind(self) -> bool:
+        """Be ready to send the body from its beginning; false if too much of it has been let go."""
+        self.position = 0
+        if self.mode is BUFFERED:
+            return True
+        if self._kept is None:
+            return False
+        self._again = list(self._kept)
+        return True
+
+    def forget_replay(self) -> None:
+        """Nothing will be sent again."""
+        self._kept = None
+        self._again = []
+
+    def drop(self) -> None:
+        """Nobody wants the rest: let go of it, free the writers, take and drop what they still write."""
+        with self._lock:
+            self.dropping = True
+            self._chunks.clear()
+            self.sent = self.taken
+        self.need_drain = False
+        self.forget_replay()
+        self.room.notify()
+
+    def close(self) -> None:
+        """Let go of everything; the request is over."""
+        self.dropping = True
+        self._chunks.clear()
+        self.forget_replay()
+        if self._file is not None:
+            self._file.close()
+        self.room.notify()
+
+
+def _nobody() -> None:
+    """Stands in until a worker is there to be woken."""

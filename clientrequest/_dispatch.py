@@ -1,0 +1,106 @@
+"""The strand: where the callbacks of one request run. One at a time, in order, with no lock of ours held.
+
+Without a dispatcher they run on the worker, straight away. With one they are queued and the dispatcher has
+them run elsewhere; even an executor with many threads then runs them one after the other.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import sys
+import threading
+from collections import deque
+from typing import Callable, Optional
+
+Dispatcher = Callable[[Callable[[], None]], object]
+Task = Callable[[], None]
+
+
+class Strand:
+    """Runs tasks one at a time.
+
+    Args:
+        context: the ``contextvars`` of the thread that created the request.
+        dispatcher: takes a function and has it called elsewhere; ``None`` for the worker itself.
+        idle: called from wherever a dispatched task ended.
+    """
+
+    def __init__(
+        self, context: contextvars.Context, dispatcher: Optional[Dispatcher], idle: Callable[[], None]
+    ) -> None:
+        self.context = context
+        self.inline = dispatcher is None
+        self.broken: Optional[BaseException] = None  # what the dispatcher raised
+        self._dispatcher = dispatcher
+        self._idle = idle
+        self._tasks: deque[Task] = deque()
+        self._turn: Optional[threading.Lock] = None if dispatcher is None else threading.Lock()
+        self._running_in: Optional[int] = None
+
+    def run(self, task: Task) -> None:
+        """Run ``task`` now or, with a dispatcher, some time soon. Called on the worker; tasks do not raise."""
+        if self.inline:
+            self._call(task)
+            return
+        self._tasks.append(task)
+        if self.broken is None:
+            try:
+                assert self._dispatcher is not None
+                self._dispatcher(self._drain)
+                return
+            except BaseException as error:
+                self.broken = error
+        self._drain()
+
+    def _call(self, task: Task) -> None:
+        before, self._running_in = self._running_in, threading.get_ident()
+        try:
+            task()
+        finally:
+            self._running_in = before
+
+    def _drain(self) -> None:
+        turn = self._turn
+        assert turn is not None
+        # Asked again after the turn is given back: a task may have come in between.
+        while self._tasks and turn.acquire(False):
+            try:
+                while self._tasks:
+                    task = self._tasks[0]  # stays in the queue while it runs: ``busy`` counts it
+                    try:
+                        self.context.run(self._call, task)
+                    finally:
+                        self._tasks.popleft()
+            finally:
+                turn.release()
+            self._idle()
+
+    def busy(self) -> bool:
+        """Whether a dispatched task has yet to end."""
+        return bool(self._tasks)
+
+    def is_current(self) -> bool:
+        """Whether the caller is a callback of this strand."""
+        return self._running_in == threading.get_ident()
+
+
+def call_back(callback: Callable[..., object], error: Optional[BaseException]) -> None:
+    """Call a write or end callback: with the error or ``None`` if it takes an argument, else with nothing."""
+    try:
+        inspect.signature(callback).bind(error)
+    except TypeError:
+        callback()
+    except ValueError:  # a builtin that does not tell
+        callback(error)
+    else:
+        callback(error)
+
+
+def report(error: BaseException) -> None:
+    """Hand an exception that nobody can be given to ``threading.excepthook``, looked up late as it may be replaced."""
+    arguments = threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+    try:
+        threading.excepthook(arguments)
+    except Exception:
+        sys.excepthook(*sys.exc_info())

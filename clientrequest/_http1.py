@@ -1,0 +1,332 @@
+"""HTTP/1.1 without sockets: heads out, heads in, and the framing of bodies both ways. Bytes in, values out.
+
+Strict on what comes in (RFC 9112): whatever could let a damaged response pass for a whole one is a
+``ProtocolError``. No thread, no lock, no I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Optional, Union
+
+from ._errors import ProtocolError, TransferError
+
+MAX_HEAD = 256 * 1024  # bytes of one response head, and of one trailer section
+MAX_FIELDS = 1000  # header lines in one head
+MAX_INTERIM = 32  # 1xx heads before the response
+MAX_CHUNK_LINE = 4096  # bytes of a chunk-size line, extensions included
+
+TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+# One C call proves the whole block, a second takes it apart; both run in linear time.
+_FIELD_BLOCK = re.compile(rf"(?:{TOKEN}:[\t\x20-\x7e\x80-\xff]*\r?\n)*")
+_FIELD = re.compile(r"([^:\r\n]+):([^\r\n]*)")
+_HEAD_END = re.compile(rb"\n\r?\n")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_DIGITS = re.compile(r"[0-9]{1,19}")
+
+Headers = list[tuple[str, str]]
+Bytes = Union[bytes, memoryview]
+
+
+class ResponseHead(NamedTuple):
+    """One status line with its header lines: order, spelling and duplicates as they came."""
+
+    version: tuple[int, int]
+    status: int
+    reason: str
+    headers: Headers
+
+    def values(self, name: str) -> list[str]:
+        """All values of a header, in order; ``name`` in lower case."""
+        return [value for key, value in self.headers if key.lower() == name]
+
+    def tokens(self, name: str) -> list[str]:
+        """The comma-separated items of a header over all of its lines, in lower case."""
+        items = (item.strip().lower() for value in self.values(name) for item in value.split(","))
+        return [item for item in items if item]
+
+
+def encode_request_head(method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    """The request line and the header lines, in the order given (RFC 9112, 3 and 5)."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+
+def encode_chunk_size(size: int) -> bytes:
+    """The line before a chunk of ``size`` bytes (RFC 9112, 7.1)."""
+    return b"%x\r\n" % size
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class HeadReader:
+    """Collects bytes until a whole response head is there, one head after another."""
+
+    def __init__(self) -> None:
+        self._pending = b""
+        self._searched = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether any byte of an unfinished head is here."""
+        return bool(self._pending)
+
+    def feed(self, data: bytes) -> None:
+        self._pending = self._pending + data if self._pending else data
+
+    def next_head(self) -> Optional[ResponseHead]:
+        """The next head, ``None`` if more bytes are needed. Raises ``ProtocolError`` for anything else."""
+        found = _HEAD_END.search(self._pending, self._searched)
+        if found is None:
+            if len(self._pending) > MAX_HEAD:
+                raise ProtocolError("ERR_RESPONSE_HEADERS_TOO_BIG", f"no end of head after {MAX_HEAD} bytes")
+            _refuse_other_protocols(self._pending)
+            # The blank line may have begun in the bytes that are already here.
+            self._searched = max(0, len(self._pending) - 2)
+            return None
+        end = found.end()
+        if end > MAX_HEAD:
+            raise ProtocolError("ERR_RESPONSE_HEADERS_TOO_BIG", f"the head is longer than {MAX_HEAD} bytes")
+        head = parse_head(self._pending[: found.start() + 1])
+        self._pending = self._pending[end:]
+        self._searched = 0
+        return head
+
+    def take_rest(self) -> bytes:
+        """What came behind the last head: the beginning of the body."""
+        rest, self._pending = self._pending, b""
+        return rest
+
+    def eof(self) -> Union[ProtocolError, TransferError]:
+        """The error that an end of the connection means here."""
+        if self._pending:
+            return ProtocolError("ERR_RESPONSE_HEADERS_TRUNCATED", "the connection ended inside the response head")
+        return TransferError("ERR_EMPTY_RESPONSE", "the connection ended before any byte of a response")
+
+
+def _refuse_other_protocols(start: bytes) -> None:
+    """Say at once that this is no HTTP/1, instead of waiting for a blank line that never comes."""
+    if not start[:7].startswith(b"HTTP/1."[: len(start)]):
+        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"no HTTP/1 response: it begins with {start[:16]!r}")
+
+
+def parse_head(block: bytes) -> ResponseHead:
+    """Parse a head without its blank line; every line ends with LF or CRLF (RFC 9112, 2.2)."""
+    text = block.decode("latin-1")
+    status_line, _, fields = text.partition("\n")
+    match = _STATUS_LINE.fullmatch(status_line[:-1] if status_line.endswith("\r") else status_line)
+    if match is None:
+        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"bad status line {status_line[:60]!r}")
+    minor, status, reason = match.groups()
+    return ResponseHead((1, int(minor)), int(status), reason or "", parse_fields(fields))
+
+
+def parse_fields(text: str) -> Headers:
+    """Parse header or trailer lines. A folded line (obs-fold) is an error, as is one without a colon."""
+    if text.count("\n") > MAX_FIELDS:
+        raise ProtocolError("ERR_RESPONSE_HEADERS_TOO_BIG", f"more than {MAX_FIELDS} header lines")
+    match = _FIELD_BLOCK.match(text)
+    good = match.end() if match else 0
+    if good != len(text):
+        line = text[good:].partition("\n")[0]
+        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"bad header line {line[:60]!r}")
+    return [(name, value.strip("\t ")) for name, value in _FIELD.findall(text)]
+
+
+# --- how the body of a response is framed ---------------------------------------------------------------------------
+
+
+def body_framing(head: ResponseHead, method: str) -> BodyFraming:
+    """The framing that RFC 9112, 6.3 gives the body of ``head``, the answer to ``method``."""
+    encodings = head.tokens("transfer-encoding")
+    length = _content_length(head)
+    if encodings and length is not None:
+        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", "Content-Length and Transfer-Encoding together")
+    if encodings and encodings != ["chunked"]:
+        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"unknown Transfer-Encoding {', '.join(encodings)[:60]!r}")
+    if method == "HEAD" or head.status in (204, 304) or (100 <= head.status < 200 and head.status != 101):
+        return LengthFraming(0)
+    if encodings:
+        return ChunkedFraming()
+    if length is not None:
+        return LengthFraming(length)
+    return CloseFraming()
+
+
+def _content_length(head: ResponseHead) -> Optional[int]:
+    lengths = {item.strip() for value in head.values("content-length") for item in value.split(",")}
+    if not lengths:
+        return None
+    if len(lengths) > 1:
+        raise ProtocolError("ERR_RESPONSE_HEADERS_MULTIPLE_CONTENT_LENGTH", "different values of Content-Length")
+    (text,) = lengths
+    if _DIGITS.fullmatch(text) is None:
+        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"bad Content-Length {text[:60]!r}")
+    return int(text)
+
+
+def keeps_alive(head: ResponseHead) -> bool:
+    """Whether the server lets the connection be used again (RFC 9112, 9.3)."""
+    options = head.tokens("connection")
+    if "close" in options or head.status == 101:
+        return False
+    return head.version >= (1, 1) or "keep-alive" in options
+
+
+class BodyFraming:
+    """Takes the bytes that follow a head apart: body, and the knowledge of where it ends."""
+
+    #: The body is whole.
+    complete = False
+    #: Bytes that still belong to the body and may be read straight into a buffer, 0 where that is not known.
+    direct = 0
+    #: The length announced in the head, ``None`` where there is none.
+    length: Optional[int] = None
+    #: Whether the end of the connection is the end of the body.
+    ends_with_connection = False
+
+    def __init__(self) -> None:
+        self.trailers: Headers = []
+        self.surplus = False  # bytes came behind the end: the connection cannot be used again
+
+    def feed(self, data: bytes) -> Sequence[Bytes]:
+        """Body pieces in ``data``, none of them empty. Raises ``ProtocolError``."""
+        raise NotImplementedError
+
+    def advance(self, count: int) -> None:
+        """``count`` of the ``direct`` bytes were read past this object."""
+        raise NotImplementedError
+
+    def eof(self) -> None:
+        """The connection ended. Raises ``ProtocolError`` unless that is the end of the body."""
+        raise NotImplementedError
+
+
+class LengthFraming(BodyFraming):
+    """A body of a known number of bytes."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.direct = length
+        self.complete = length == 0
+
+    def feed(self, data: bytes) -> Sequence[Bytes]:
+        if len(data) > self.direct:
+            self.surplus = True
+            data = data[: self.direct]
+        self.advance(len(data))
+        return (data,) if data else ()
+
+    def advance(self, count: int) -> None:
+        self.direct -= count
+        self.complete = self.direct == 0
+
+    def eof(self) -> None:
+        if not self.complete:
+            raise ProtocolError(
+                "ERR_CONTENT_LENGTH_MISMATCH", f"the body ended {self.direct} bytes short of {self.length}"
+            )
+
+
+class CloseFraming(BodyFraming):
+    """A body that ends with the connection."""
+
+    direct = 1 << 62
+    ends_with_connection = True
+
+    def feed(self, data: bytes) -> Sequence[Bytes]:
+        return (data,) if data else ()
+
+    def advance(self, count: int) -> None:
+        pass
+
+    def eof(self) -> None:
+        self.complete = True
+        self.direct = 0
+
+
+class ChunkedFraming(BodyFraming):
+    """A body in chunks (RFC 9112, 7.1), strict: digits, CRLF behind each chunk, trailers, an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = 0  # bytes of the present chunk that are still to come
+        self._line = b""  # an unfinished size line, trailer section or CRLF
+        self._state = self._read_size
+
+    def feed(self, data: bytes) -> Sequence[Bytes]:
+        if self._left > len(data):  # the common case in a fast download: all of it is inside one chunk
+            self._left -= len(data)
+            return (data,)
+        pieces: list[Bytes] = []
+        view = memoryview(data)
+        position = 0
+        while position < len(data) and not self.complete:
+            if self._left:
+                piece = view[position : position + self._left]
+                pieces.append(piece)
+                position += len(piece)
+                self._left -= len(piece)
+            else:
+                position = self._state(data, position)
+        self.surplus = self.complete and position < len(data)
+        return pieces
+
+    def advance(self, count: int) -> None:
+        self._left -= count
+
+    def eof(self) -> None:
+        if not self.complete:
+            raise ProtocolError("ERR_INCOMPLETE_CHUNKED_ENCODING", "the connection ended inside a chunked body")
+
+    def _read_size(self, data: bytes, position: int) -> int:
+        line, position = self._take_line(data, position, MAX_CHUNK_LINE)
+        if line is None:
+            return position
+        match = _CHUNK_LINE.fullmatch(line)
+        if match is None:
+            raise ProtocolError("ERR_INVALID_CHUNKED_ENCODING", f"bad chunk size line {line[:40]!r}")
+        self._left = int(match[1], 16)
+        self._state = self._read_chunk_end if self._left else self._read_trailers
+        return position
+
+    def _read_chunk_end(self, data: bytes, position: int) -> int:
+        expected = b"\r\n"[len(self._line) :]
+        got = data[position : position + len(expected)]
+        if not expected.startswith(got):
+            raise ProtocolError("ERR_INVALID_CHUNKED_ENCODING", f"no CRLF behind a chunk but {got!r}")
+        self._line += got
+        if len(self._line) == 2:
+            self._line = b""
+            self._state = self._read_size
+        return position + len(got)
+
+    def _read_trailers(self, data: bytes, position: int) -> int:
+        line, position = self._take_line(data, position, MAX_HEAD)
+        if line is None:
+            return position
+        if line == b"":
+            self.complete = True
+        elif len(self.trailers) >= MAX_FIELDS:
+            raise ProtocolError("ERR_RESPONSE_HEADERS_TOO_BIG", f"more than {MAX_FIELDS} trailer lines")
+        else:
+            self.trailers += parse_fields(line.decode("latin-1") + "\r\n")
+        return position
+
+    def _take_line(self, data: bytes, position: int, limit: int) -> tuple[Optional[bytes], int]:
+        """A line without its CRLF, or ``None`` while it is unfinished; and where to go on."""
+        end = data.find(b"\n", position)
+        stop = len(data) if end < 0 else end + 1
+        self._line += data[position:stop]
+        if len(self._line) > limit:
+            raise ProtocolError("ERR_INVALID_CHUNKED_ENCODING", f"a line of the chunked body exceeds {limit} bytes")
+        if end < 0:
+            return None, stop
+        line, self._line = self._line, b""
+        if not line.endswith(b"\r\n"):
+            raise ProtocolError("ERR_INVALID_CHUNKED_ENCODING", f"line without CRLF {line[:40]!r}")
+        return line[:-2], stop

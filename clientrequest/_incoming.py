@@ -1,0 +1,423 @@
+"""A response body on its way in: from the wire through framing and decoding to whoever takes it.
+
+Three may read, never two at a time: the worker ahead of the user (at most ``READ_AHEAD`` bytes), the worker for the
+``data`` event, or the user's own thread in the file face, which reads the socket itself. ``turn`` is the lock between
+them. Once the file face is chosen the worker keeps its hands off the connection.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Callable, Optional, Protocol, Union
+
+from ._decoding import Decoder, make_decoder
+from ._errors import AbortedError, ClientRequestError, InvalidStateError, RequestTimeout, TransferError
+from ._events import Emitter
+from ._gates import SLICE
+from ._http1 import Headers, ResponseHead, body_framing
+from ._lifecycle import RESPONSE_EVENTS
+from ._wire import Wire, map_error
+
+READ_AHEAD = 64 * 1024  # bytes read before anybody asks for them
+BLOCK = 256 * 1024  # bytes read at once where they are asked for
+
+EVENTS, FILE = "events", "file"
+
+
+class Carrier(Protocol):
+    """What a body needs of the exchange that carries it."""
+
+    @property
+    def failure(self) -> Optional[ClientRequestError]:
+        """What the request died of."""
+
+    @property
+    def deadline(self) -> Optional[float]:
+        """When the whole transaction must be over, on the monotonic clock."""
+
+    def die(self, error: ClientRequestError) -> bool: ...
+
+    def wake(self) -> None: ...
+
+
+class Incoming:
+    """One response: its head, and its body as far as it has come.
+
+    Args:
+        head: the final head.
+        method: of the request that it answers.
+        where: host and port, for messages.
+        wire: the connection, in this object's hands from now on; given back when the body is whole.
+        reusable: whether the connection may serve another request after this body.
+        carrier: the exchange.
+        decode: whether to undo ``Content-Encoding``.
+        read_timeout: seconds without a byte.
+    """
+
+    def __init__(
+        self,
+        head: ResponseHead,
+        method: str,
+        where: str,
+        wire: Wire,
+        reusable: bool,
+        carrier: Carrier,
+        decode: bool,
+        read_timeout: Optional[float],
+        idle_limit: Optional[float],
+    ) -> None:
+        self.head = head
+        self.framing = body_framing(head, method)
+        self.buffer: deque[bytes] = deque()  # decoded, and not taken yet
+        self.buffered = 0
+        self.received = 0  # bytes of the body that came off the network, before decoding
+        self.done = False  # nothing more will come off the network
+        self.complete = False  # and what came was all of it
+        self.discarded = False
+        self.flowing: Optional[bool] = None  # None: nobody has said
+        self.closed = False  # by the user, as a file
+        self.text_decoder: Optional[codecs.IncrementalDecoder] = None
+        self.broken: Optional[ClientRequestError] = None  # what is wrong with what was read ahead
+        self.emitter = Emitter(RESPONSE_EVENTS, self._listener_added)
+        self.turn = threading.Lock()  # who may touch wire, framing, decoder and buffer
+        self.on_progress: Optional[Callable[[], None]] = None
+        self._wire = wire
+        self._where = where
+        self._reusable = reusable
+        self._carrier = carrier
+        self._read_timeout = read_timeout
+        self._idle_limit = idle_limit
+        self._face: dict[str, str] = {}
+        self._lent = False
+        self._reader: Optional[io.BufferedReader] = None
+        self._decoder: Optional[Decoder] = make_decoder(head.tokens("content-encoding")) if decode else None
+
+    # --- faces ---
+
+    @property
+    def face(self) -> Optional[str]:
+        return self._face.get("chosen")
+
+    def choose(self, face: str) -> None:
+        """The body is taken this way from now on. Raises ``InvalidStateError`` if it is taken the other way."""
+        if self._face.setdefault("chosen", face) is not face:
+            taken, wanted = ("read as a file", "events") if face is EVENTS else ("taken by events", "reading")
+            raise InvalidStateError(f"the response is {taken} already; {wanted} cannot be used as well")
+
+    def _listener_added(self, name: str) -> None:
+        if name == "data":
+            self.choose(EVENTS)
+            if self.flowing is None:
+                self.flow(True)
+
+    def flow(self, flowing: bool) -> None:
+        """Start or stop the ``data`` events."""
+        if flowing:
+            self.choose(EVENTS)
+        self.flowing = flowing
+        self._carrier.wake()
+
+    @property
+    def trailers(self) -> Headers:
+        return self.framing.trailers if self.complete else []
+
+    @property
+    def total(self) -> int:
+        """The announced length of the body, 0 where there is none."""
+        return self.framing.length or 0
+
+    # --- taking from the wire; with the turn ---
+
+    def start(self, rest: bytes) -> None:
+        """Begin with what came behind the head, and with whatever else is there already."""
+        with self._noting_damage(), self.turn:
+            self._accept(rest)
+            if self.framing.complete and not self.buffer:
+                self._fill(READ_AHEAD)
+            if self.framing.complete and self._decoder is None:
+                self._finish()
+        self.read_ahead()
+
+    @contextlib.contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        """What is wrong with the body is told once the response is out: see ``broken``."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self.broken = map_error(error, self._where)
+
+    def _accept(self, data: bytes) -> None:
+        """Take bytes from the network apart; what is body lands in the decoder or in the buffer."""
+        if not data:
+            return
+        pieces = self.framing.feed(data)
+        if not pieces:
+            return
+        body = pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)
+        self.received += len(body)
+        if self.on_progress is not None:
+            self.on_progress()
+        if self._decoder is not None:
+            self._decoder.feed(bytes(body))
+        else:
+            self._keep(bytes(body))
+
+    def _keep(self, piece: bytes) -> None:
+        self.buffer.append(piece)
+        self.buffered += len(piece)
+
+    def _take(self) -> bytes:
+        piece = self.buffer.popleft()
+        self.buffered -= len(piece)
+        return piece
+
+    def _fill(self, size: int) -> bool:
+        """Have something in the buffer; false if nothing has come yet. At the end ``done`` is set instead."""
+        while not self.buffer and not self.done:
+            if self._decoder is not None:
+                piece = self._decoder.read(size)
+                if piece:
+                    self._keep(piece)
+                    return True
+            if self.framing.complete:
+                self._finish()
+                return True
+            data = self._wire.recv(size)
+            if data is None:
+                return False
+            if data:
+                self._accept(data)
+            else:
+                self._end_of_connection()
+        return True
+
+    def _end_of_connection(self) -> None:
+        if self._carrier.failure is not None:
+            raise self._carrier.failure  # it was ended by an abort, not by the server
+        if self.framing.ends_with_connection and self._wire.cut:
+            raise TransferError(
+                "ERR_CONNECTION_CLOSED", f"{self._where}: TLS was cut inside a body that only its end could have ended"
+            )
+        self.framing.eof()
+
+    def _finish(self) -> None:
+        """The body is whole: let the connection go before anybody is told, so that the next request finds it."""
+        if self._decoder is not None:
+            self._decoder.finish()
+        if self._reusable and not self.framing.surplus and not self.framing.ends_with_connection:
+            self._wire.release(self._idle_limit)
+        else:
+            self._wire.discard()
+        self.complete = True
+        self.done = True
+
+    def read_ahead(self) -> None:
+        """Fetch what is there already, up to the bound. On the worker."""
+        with self._noting_damage(), self.turn:
+            while self.wants_more():
+                before = self.buffered
+                pending, self.buffer = self.buffer, deque()
+                try:
+                    fetched = self._fill(READ_AHEAD - before)
+                finally:
+                    pending.extend(self.buffer)
+                    self.buffer = pending
+                if not fetched:
+                    return
+
+    def wants_more(self) -> bool:
+        """Whether the worker should read ahead."""
+        return not self.done and self.broken is None and self.buffered < READ_AHEAD and self.face is not FILE
+
+    def next_piece(self) -> Optional[bytes]:
+        """For the ``data`` event, on the worker: the next piece, ``b""`` at the end, ``None`` if it has to wait."""
+        with self.turn:
+            if self.broken is not None and not self.buffer:
+                raise self.broken
+            if not self._fill(BLOCK):
+                return None
+            return self._take() if self.buffer else b""
+
+    def present(self, piece: bytes, last: bool = False) -> Union[bytes, str]:
+        """A piece as the ``data`` listeners want it: text after ``set_encoding``."""
+        return piece if self.text_decoder is None else self.text_decoder.decode(piece, last)
+
+    def discard(self) -> None:
+        """Nobody wants the rest. A body that is here already leaves its connection usable."""
+        with self.turn:
+            if not self.done:
+                try:
+                    self._wire.lend(0.0)  # what is not here yet is not waited for
+                    self._drain()
+                except (OSError, ClientRequestError):
+                    pass  # it is thrown away anyway
+            self.discarded = True
+            self.done = True
+            self._wire.discard()
+            self.buffer.clear()
+            self.buffered = 0
+
+    def _drain(self) -> None:
+        drained = 0
+        while not self.done and drained < READ_AHEAD and self._fill(READ_AHEAD):
+            while self.buffer:
+                drained += len(self._take())
+
+    def close_wire(self) -> None:
+        """At the end of the exchange, whatever the end was. On the worker."""
+        # The reader leaves the turn within moments: its connection has been shut. The limit is for one that was
+        # killed in a way that left the lock behind.
+        held = self.turn.acquire(timeout=5.0)
+        try:
+            self._wire.discard()
+            self.done = True
+        finally:
+            if held:
+                self.turn.release()
+
+    # --- the file face; on the user's threads ---
+
+    def reader(self) -> io.BufferedReader:
+        """The body as the standard library's buffered reader."""
+        self.choose(FILE)
+        if self._reader is None:
+            with self.turn:
+                if self._reader is None:
+                    self._reader = io.BufferedReader(_RawBody(self), READ_AHEAD)
+        return self._reader
+
+    def read_all(self) -> bytes:
+        """The rest of the body in one piece."""
+        if self._reader is not None:
+            return self._reader.read()
+        self.choose(FILE)
+        return self.read_raw_all()
+
+    def read_raw_all(self) -> bytes:
+        pieces: list[bytes] = []
+        with self.turn:
+            while self._have_piece():
+                pieces.append(self._take())
+        self._tell()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_into(self, target: Any) -> int:
+        """Fill a buffer with what comes next; 0 at the end. Reads the socket into it where nothing is in between."""
+        view = memoryview(target).cast("B")
+        with self.turn:
+            if not self.buffer and self._decoder is None and not self.done and self.framing.direct and len(view):
+                count = self._read_direct(view)
+            elif self._have_piece():
+                count = self._copy_out(view)
+            else:
+                count = 0
+        if self.done:
+            self._tell()
+        return count
+
+    def _copy_out(self, view: memoryview) -> int:
+        piece = self.buffer[0]
+        count = min(len(piece), len(view))
+        view[:count] = piece if count == len(piece) else memoryview(piece)[:count]
+        self._take()
+        if count < len(piece):
+            self.buffer.appendleft(piece[count:])
+            self.buffered += len(piece) - count
+        return count
+
+    def _have_piece(self) -> bool:
+        """Wait until a piece is in the buffer; false at the end. Raises what the request died of.
+
+        What came before an error can still be read; after an abort nothing can.
+        """
+        if isinstance(self._carrier.failure, AbortedError):
+            raise self._carrier.failure
+        if self.discarded:
+            raise InvalidStateError("the body of this response was discarded: nobody took it in time")
+        if not self.buffer:
+            self._blocking(lambda: self._fill(BLOCK) or None)
+        return bool(self.buffer)
+
+    def _read_direct(self, view: memoryview) -> int:
+        def receive() -> Optional[int]:
+            room = view[: self.framing.direct] if len(view) > self.framing.direct else view
+            count = self._wire.recv_into(room)
+            if count is None:
+                return None
+            if count:
+                self.framing.advance(count)
+                self.received += count
+                if self.on_progress is not None:
+                    self.on_progress()
+            else:
+                self._end_of_connection()
+            if self.framing.complete:
+                self._finish()
+            return count
+
+        return self._blocking(receive) or 0
+
+    def _blocking(self, attempt: Callable[[], Optional[int]]) -> Optional[int]:
+        """Call ``attempt`` until it gives something; the socket itself waits, for a slice at a time."""
+        started: Optional[float] = None
+        while True:
+            if self._carrier.failure is not None:
+                raise self._carrier.failure
+            if self.done:
+                return None
+            if self.broken is not None:
+                raise self._failed(self.broken)
+            try:
+                if not self._lent:
+                    self._wire.lend(min(SLICE, self._read_timeout or SLICE))
+                    self._lent = True
+                result = attempt()
+            except (OSError, ValueError) as error:
+                raise self._failed(error) from None
+            if result is not None:
+                return result
+            now = time.monotonic()
+            started = now if started is None else started
+            self._check_time(now, started)
+
+    def _check_time(self, now: float, started: float) -> None:
+        slice_length = min(SLICE, self._read_timeout or SLICE)
+        if self._read_timeout is not None and now - started + slice_length >= self._read_timeout:
+            raise self._failed(RequestTimeout("ERR_TIMED_OUT", f"{self._where}: no data for {self._read_timeout} s"))
+        deadline = self._carrier.deadline
+        if deadline is not None and now >= deadline:
+            raise self._failed(RequestTimeout("ERR_TIMED_OUT", f"{self._where}: the total timeout is over"))
+
+    def _failed(self, error: Union[OSError, ValueError]) -> ClientRequestError:
+        """Have the request die of this; what comes back is what it died of in fact, the first cause."""
+        self._carrier.die(map_error(error, self._where))
+        failure = self._carrier.failure
+        assert failure is not None
+        return failure
+
+    def _tell(self) -> None:
+        """The worker has an event to send, and itself to free."""
+        if self.done:
+            self._carrier.wake()
+
+
+class _RawBody(io.RawIOBase):
+    """What ``io.BufferedReader`` reads from."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        return self._incoming.read_into(target)
+
+    def readall(self) -> bytes:
+        return self._incoming.read_raw_all()

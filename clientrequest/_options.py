@@ -1,0 +1,511 @@
+"""Options, URLs and headers: everything a user may get wrong, checked where he calls. Pure.
+
+What comes out, ``Options`` and ``HeaderTable``, is trusted by everything behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Callable, NamedTuple, Optional, Union
+from urllib.parse import ParseResult, SplitResult, unquote, urlsplit
+
+from ._http1 import TOKEN
+
+_TOKEN = re.compile(TOKEN)
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
+# What may stand in a path and query as it is (RFC 3986, 3.3 and 3.4), beside "%" of an encoded octet; the
+# characters [ ] | are not in that list but servers want them unchanged, as browsers send them.
+_PATH_SAFE = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%\[\]|]*")
+_CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=%]+")
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+#: Methods that usually have no body: with nothing written, nothing is said about one (RFC 9110, 8.6).
+BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+REFERRER_POLICIES = frozenset(
+    {
+        "",
+        "no-referrer",
+        "no-referrer-when-downgrade",
+        "origin",
+        "origin-when-cross-origin",
+        "unsafe-url",
+        "same-origin",
+        "strict-origin",
+        "strict-origin-when-cross-origin",
+    }
+)
+#: Electron's option names beside ours.
+ELECTRON_OPTIONS = {
+    "chunkedEncoding": "chunked_encoding",
+    "useSessionCookies": "use_session_cookies",
+    "referrerPolicy": "referrer_policy",
+}
+#: Electron's option names that mean nothing outside a browser.
+BROWSER_ONLY = frozenset({"cache", "priority", "priorityIncremental", "bypassCustomProtocolHandlers"})
+
+
+class Timeout(NamedTuple):
+    """How long a request may take, each in seconds, ``None`` for no limit.
+
+    Attributes:
+        connect: name lookup, TCP, proxy and TLS together.
+        read: without a byte from the server, while one is waited for.
+        write: without the server taking a byte, while one is to be sent.
+        total: the whole transaction, redirects and logins included.
+    """
+
+    connect: Optional[float] = 30.0
+    read: Optional[float] = 300.0
+    write: Optional[float] = 300.0
+    total: Optional[float] = None
+
+
+class Target(NamedTuple):
+    """Where a request goes: an http or https URL taken apart. ``host`` without brackets."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    username: Optional[str] = None
+    password: Optional[str] = None
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port (RFC 6454)."""
+        return self.scheme, self.host, self.port
+
+    @property
+    def authority(self) -> str:
+        """Host and, unless it is the scheme's own, port, as in the ``Host`` header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The URL without user name and password."""
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+class Options(NamedTuple):
+    """The options of one request, checked and copied."""
+
+    method: str
+    target: Target
+    headers: HeaderTable
+    redirect: str
+    session: Any
+    partition: Optional[str]
+    credentials: Optional[str]
+    use_session_cookies: bool
+    origin: Optional[str]
+    referrer_policy: str
+    chunked_encoding: bool
+    timeout: Optional[Timeout]
+    high_water_mark: int
+    replay_limit: int
+    blocking: bool
+    decode: bool
+    dispatcher: Optional[Callable[[Callable[[], None]], object]]
+
+
+def parse_options(options: object, overrides: Mapping[str, object]) -> Options:
+    """Check what was given to ``ClientRequest``. Raises ``TypeError`` or ``ValueError`` naming the option."""
+    given = _collect(options, overrides)
+    method = _method(given.pop("method", "GET"))
+    target = _target(given)
+    headers = HeaderTable(given.pop("headers", None))
+    credentials = _one_of(given, "credentials", None, (None, "include", "omit", "same-origin"))
+    origin = given.pop("origin", None)
+    if origin is not None and not isinstance(origin, str):
+        raise _wrong_type("origin", origin, "a str")
+    if credentials == "same-origin" and origin is None:
+        raise ValueError("option 'credentials': 'same-origin' needs the option 'origin'")
+    partition = given.pop("partition", None)
+    if partition is not None and not isinstance(partition, str):
+        raise _wrong_type("partition", partition, "a str")
+    dispatcher = given.pop("dispatcher", None)
+    if dispatcher is not None and not callable(dispatcher):
+        raise _wrong_type("dispatcher", dispatcher, "a callable that takes a function")
+    return Options(
+        method=method,
+        target=target,
+        headers=headers,
+        redirect=_one_of(given, "redirect", "follow", ("follow", "error", "manual")),
+        session=given.pop("session", None),
+        partition=partition,
+        credentials=credentials,
+        use_session_cookies=_flag(given, "use_session_cookies", False),
+        origin=origin,
+        referrer_policy=_one_of(given, "referrer_policy", "", tuple(sorted(REFERRER_POLICIES))),
+        chunked_encoding=_flag(given, "chunked_encoding", False),
+        timeout=parse_timeout(given.pop("timeout", None)),
+        high_water_mark=_size(given, "high_water_mark", 1024 * 1024, 1),
+        replay_limit=_size(given, "replay_limit", 1024 * 1024, 0),
+        blocking=_flag(given, "blocking", True),
+        decode=_flag(given, "decode", True),
+        dispatcher=dispatcher,
+    )
+
+
+_KNOWN = frozenset(Options._fields) - {"target"} | {"url", "protocol", "host", "hostname", "port", "path"}
+
+
+def _collect(options: object, overrides: Mapping[str, object]) -> dict[str, Any]:
+    if isinstance(options, Mapping):
+        given = dict(options)
+    elif isinstance(options, str) or _is_parsed_url(options):
+        given = {"url": options}
+    else:
+        raise _wrong_type("options", options, "a URL or a mapping of options")
+    given.update(overrides)
+    known: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in BROWSER_ONLY:
+            raise ValueError(f"option {name!r} has a meaning in a browser only, none here")
+        plain = ELECTRON_OPTIONS.get(name, name)
+        if plain not in _KNOWN:
+            raise TypeError(f"unknown option {name!r}; known are {', '.join(sorted(_KNOWN))}")
+        known[plain] = value
+    return known
+
+
+def _is_parsed_url(value: object) -> bool:
+    # urllib3's Url has the geturl-like __str__ and these fields; the standard library's results have geturl().
+    return isinstance(value, (ParseResult, SplitResult)) or (
+        isinstance(value, tuple) and hasattr(value, "scheme") and hasattr(value, "request_uri")
+    )
+
+
+def _wrong_type(option: str, value: object, expected: str) -> TypeError:
+    return TypeError(f"option {option!r} must be {expected}, not {type(value).__name__}")
+
+
+def _method(value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type("method", value, "a str")
+    if _TOKEN.fullmatch(value) is None:
+        raise ValueError(f"option 'method': {value!r} is not an HTTP token (RFC 9110, 9.1)")
+    method = value.upper()
+    if method == "CONNECT":
+        raise ValueError("option 'method': CONNECT is for proxies, not for requests")
+    return method
+
+
+def _one_of(given: dict[str, Any], option: str, default: Any, allowed: tuple[Any, ...]) -> Any:
+    value = given.pop(option, default)
+    if value is not None and not isinstance(value, str):
+        raise _wrong_type(option, value, "a str")
+    if value not in allowed:
+        names = ", ".join(repr(one) for one in allowed if one is not None)
+        raise ValueError(f"option {option!r}: {value!r} is not one of {names}")
+    return value
+
+
+def _flag(given: dict[str, Any], option: str, default: bool) -> bool:
+    value = given.pop(option, default)
+    if not isinstance(value, bool):
+        raise _wrong_type(option, value, "True or False")
+    return value
+
+
+def _size(given: dict[str, Any], option: str, default: int, least: int) -> int:
+    value = given.pop(option, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong_type(option, value, "an int (bytes)")
+    if value < least:
+        raise ValueError(f"option {option!r}: {value} is less than {least}")
+    return value
+
+
+def parse_timeout(value: object) -> Optional[Timeout]:
+    """``None``, seconds (then for connect, read and write alike), or a ``Timeout``."""
+    if value is None:
+        return None
+    if isinstance(value, Timeout):
+        for name, seconds in value._asdict().items():
+            _check_seconds(f"timeout.{name}", seconds)
+        return value
+    _check_seconds("timeout", value)
+    seconds = float(value)  # type: ignore[arg-type]
+    return Timeout(seconds, seconds, seconds)
+
+
+def _check_seconds(option: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _wrong_type(option, value, "a number of seconds, a Timeout or None")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"option {option!r}: {value!r} is not a positive, finite number of seconds")
+
+
+# --- where to ------------------------------------------------------------------------------------------------------
+
+
+def _target(given: dict[str, Any]) -> Target:
+    parts = {name: given.pop(name, None) for name in ("protocol", "host", "hostname", "port", "path")}
+    url = given.pop("url", None)
+    if url is not None:
+        return parse_url(url)
+    scheme = _scheme(parts["protocol"])
+    hostname, port = parts["hostname"], _port(parts["port"])
+    if parts["host"] is not None:
+        hostname, own_port = _split_host(parts["host"], "host")
+        port = own_port or port
+    elif hostname is not None and not isinstance(hostname, str):
+        raise _wrong_type("hostname", hostname, "a str")
+    host = check_host(hostname if hostname is not None else "localhost", "hostname")
+    return Target(scheme, host, port or DEFAULT_PORTS[scheme], _path(parts["path"]))
+
+
+def parse_url(value: object) -> Target:
+    """An absolute http(s) URL, without its fragment. Raises ``TypeError`` or ``ValueError``."""
+    if _is_parsed_url(value):
+        value = value.geturl() if isinstance(value, (ParseResult, SplitResult)) else str(value)
+    if not isinstance(value, str):
+        raise _wrong_type("url", value, "a str or a parsed URL")
+    if _CONTROL.search(value):
+        raise ValueError("option 'url': control characters are not allowed")
+    try:
+        parts = urlsplit(value)
+        hostname, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"option 'url': {error}") from None
+    scheme = parts.scheme.lower()
+    if scheme not in DEFAULT_PORTS or not hostname:
+        raise ValueError(f"option 'url': expected an absolute http or https URL, got {_shown(value)!r}")
+    path = parts.path or "/"
+    if parts.query or value.partition("#")[0].endswith("?"):
+        path += "?" + parts.query
+    return Target(
+        scheme,
+        check_host(hostname, "url"),
+        port or DEFAULT_PORTS[scheme],
+        encode_path(path.replace(" ", "%20")),
+        None if parts.username is None else unquote(parts.username),
+        None if parts.password is None else unquote(parts.password),
+    )
+
+
+def _shown(url: str) -> str:
+    """The URL for an error message: without what may be a password, and not too long."""
+    return re.sub(r"//[^/]*@", "//", url)[:80]
+
+
+def _scheme(value: object) -> str:
+    if value is None:
+        return "http"
+    if not isinstance(value, str):
+        raise _wrong_type("protocol", value, "a str")
+    scheme = value[:-1].lower() if value.endswith(":") else value.lower()
+    if scheme not in DEFAULT_PORTS:
+        raise ValueError(f"option 'protocol': {value!r} is neither 'http:' nor 'https:'")
+    return scheme
+
+
+def _port(value: object) -> Optional[int]:
+    """A port number; 0 and nothing mean not given."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong_type("port", value, "an int or a numeric str")
+    if not 0 <= value <= 65535:
+        raise ValueError(f"option 'port': {value} is not between 0 and 65535")
+    return value or None
+
+
+def _split_host(value: object, option: str) -> tuple[str, Optional[int]]:
+    if not isinstance(value, str):
+        raise _wrong_type(option, value, "a str")
+    if value.count(":") > 1 and not value.startswith("["):
+        return value, None  # an IPv6 address without brackets has no port
+    host, colon, port = value.rpartition(":")
+    if not colon or value.endswith("]"):
+        return value, None
+    return host, _port(port) if port else None
+
+
+def check_host(value: str, option: str) -> str:
+    """A host name or address in the form that goes on the wire, without brackets, in lower case."""
+    host = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode("ascii")
+        except UnicodeError as error:
+            raise ValueError(f"option {option!r}: {value!r} is not a host name: {error}") from None
+    plain = re.fullmatch(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._~\-]+)?", host) if ":" in host else _HOST.fullmatch(host)
+    if plain is None:
+        raise ValueError(f"option {option!r}: {value!r} is not a host name or an address")
+    return host.lower()
+
+
+def _path(value: object) -> str:
+    if value is None:
+        return "/"
+    if not isinstance(value, str):
+        raise _wrong_type("path", value, "a str")
+    if _CONTROL_OR_SPACE.search(value):
+        raise ValueError(f"option 'path': {value!r} has spaces or control characters; percent-encode them")
+    path = value.partition("#")[0]
+    return encode_path(path if path.startswith("/") else "/" + path)
+
+
+def encode_path(path: str) -> str:
+    """Percent-encode what may not stand in a path and query; what is encoded already stays as it is."""
+    if _PATH_SAFE.fullmatch(path) and ("%" not in path or _ENCODED.sub("", path).find("%") < 0):
+        return path
+    encoded = []
+    for index, character in enumerate(path):
+        keep = _ENCODED.match(path, index) if character == "%" else _PATH_SAFE.fullmatch(character)
+        encoded.append(character if keep else "".join(f"%{byte:02X}" for byte in character.encode("utf-8")))
+    return "".join(encoded)
+
+
+# --- headers -------------------------------------------------------------------------------------------------------
+
+Pairs = list[tuple[str, str]]
+
+
+class HeaderTable:
+    """The headers of a request: insertion order, spelling as given, look-up without regard to case."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, headers: object = None) -> None:
+        self._entries: dict[str, tuple[str, Any, list[str]]] = {}
+        if headers is not None:
+            self._add_all(headers)
+
+    def _add_all(self, headers: object) -> None:
+        if isinstance(headers, Mapping):
+            for name, value in headers.items():
+                self.set(name, value)
+            return
+        if isinstance(headers, (str, bytes)) or not isinstance(headers, Iterable):
+            raise _wrong_type("headers", headers, "a mapping or pairs")
+        for pair in headers:
+            if isinstance(pair, (str, bytes)) or not isinstance(pair, Iterable):
+                raise _wrong_type("headers", pair, "a mapping or pairs of name and value")
+            items = tuple(pair)
+            if len(items) != 2:
+                raise ValueError(f"option 'headers': expected pairs of name and value, got {len(items)} items")
+            self._append(*items)
+
+    def _append(self, name: Any, value: Any) -> None:
+        """Set, or add a line where the name came before: pairs may repeat a name."""
+        key = _header_key(name)
+        if key in self._entries:
+            value = [*_as_list(self._entries[key][1]), *_as_list(value)]
+        self.set(name, value)
+
+    def copy(self) -> HeaderTable:
+        table = HeaderTable()
+        table._entries = dict(self._entries)
+        return table
+
+    def set(self, name: Any, value: Any) -> None:
+        """Set a header. Raises ``TypeError`` or ``ValueError`` naming it; then nothing has changed."""
+        key = _header_key(name)
+        lines = _header_lines(name, value)
+        if key == "cookie" and len(lines) > 1:
+            lines = ["; ".join(lines)]
+        self._entries[key] = (name, value, lines)
+
+    def set_default(self, name: str, value: str) -> None:
+        if name.lower() not in self._entries:
+            self._entries[name.lower()] = (name, value, [value])
+
+    def get(self, name: Any) -> Any:
+        entry = self._entries.get(_header_key(name, check=False))
+        return None if entry is None else entry[1]
+
+    def line(self, name: str) -> Optional[str]:
+        """What goes on the wire for ``name`` (lower case), joined as one value; ``None`` if absent."""
+        entry = self._entries.get(name)
+        return None if entry is None else ", ".join(entry[2])
+
+    def remove(self, name: Any) -> None:
+        self._entries.pop(_header_key(name, check=False), None)
+
+    def has(self, name: Any) -> bool:
+        return _header_key(name, check=False) in self._entries
+
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {key: entry[1] for key, entry in self._entries.items()}
+
+    def spelled(self) -> list[tuple[str, Any]]:
+        """Name and value of every header as they were set."""
+        return [(name, value) for name, value, _ in self._entries.values()]
+
+    def pairs(self) -> Pairs:
+        """Name and value of every line, in order."""
+        return [(name, line) for name, _, lines in self._entries.values() for line in lines]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _header_key(name: Any, check: bool = True) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"header name must be a str, not {type(name).__name__}")
+    if check and _TOKEN.fullmatch(name) is None:
+        raise ValueError(f"header name {name!r} is not an HTTP token (RFC 9110, 5.1)")
+    return name.lower()
+
+
+def _header_lines(name: str, value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [_header_line(name, value)]
+    if value is None:
+        raise TypeError(f"header {name!r}: the value is None; use remove_header() to take a header away")
+    if isinstance(value, (list, tuple)):
+        if any(item is None for item in value):
+            raise TypeError(f"header {name!r}: an item of the value is None")
+        return [_header_line(name, item if isinstance(item, str) else _text(item)) for item in value]
+    return [_header_line(name, _text(value))]
+
+
+def _text(value: Any) -> str:
+    # str(b"x") is "b'x'", which nobody means.
+    return value.decode("latin-1") if isinstance(value, (bytes, bytearray)) else str(value)
+
+
+def _header_line(name: str, text: str) -> str:
+    if _FIELD_VALUE.fullmatch(text) is None:
+        # The value is not shown: it may be a secret.
+        raise ValueError(
+            f"header {name!r}: the value has a character that may not be sent "
+            "(CR, LF, NUL or another control but tab, or text outside Latin-1)"
+        )
+    return text.strip("\t ")
+
+
+def check_framing_header(name: str, value: Any, chunked: bool) -> Union[int, bool, None]:
+    """What setting ``Content-Length`` or ``Transfer-Encoding`` means for the body.
+
+    Gives the announced length, ``True`` for chunked, ``None`` for any other header.
+    """
+    key = name.lower()
+    if key == "content-length":
+        if chunked:
+            raise ValueError("header 'Content-Length': not allowed together with chunked encoding")
+        text = str(value)
+        if not (text.isascii() and text.isdigit()):
+            raise ValueError(f"header 'Content-Length': {text[:40]!r} is not a number of bytes")
+        return int(text)
+    if key == "transfer-encoding":
+        if str(value).strip().lower() != "chunked":
+            raise ValueError("header 'Transfer-Encoding': nothing but 'chunked' is supported")
+        return True
+    return None

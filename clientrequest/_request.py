@@ -1,0 +1,716 @@
+"""``ClientRequest``: the object that users write to."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Callable, NamedTuple, Optional, Union
+
+from ._body import BUFFERED, CHUNKED, LENGTH, NotOpenError, Outbox, Receipt
+from ._decoding import accept_encoding
+from ._dispatch import call_back
+from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProtocolError
+from ._events import Emitter, EventTarget
+from ._exchange import Exchange, Hop, log
+from ._incoming import Incoming
+from ._lifecycle import REQUEST_EVENTS
+from ._options import BODILESS, HeaderTable, check_framing_header, parse_options
+from ._response import IncomingMessage
+from ._session import Session, default_session
+from ._version import __version__
+
+_BLOCK = 64 * 1024  # bytes that pipe_from reads at once
+# Without a body these say nothing about one, even where chunks were asked for.
+_NEVER_EMPTY_CHUNKS = frozenset({"GET", "HEAD", "DELETE"})
+_NODE_ENCODINGS = {"binary": "latin-1", "ucs2": "utf-16-le", "ucs-2": "utf-16-le", "utf16le": "utf-16-le"}
+
+Chunk = Any  # bytes, str, or any object with the buffer interface
+Callback = Callable[..., object]
+
+
+class UploadProgress(NamedTuple):
+    """How far an upload is; see ``ClientRequest.get_upload_progress``.
+
+    Attributes:
+        active: whether the request is under way.
+        started: whether any of the body was given to the network.
+        current: bytes of the body that the network took.
+        total: bytes of the whole body, 0 while nobody knows.
+    """
+
+    active: bool
+    started: bool
+    current: int
+    total: int
+
+
+class ClientRequest(EventTarget, io.BufferedIOBase):
+    """An HTTP request that is a writable binary file and an event emitter.
+
+    After Electron's ``ClientRequest``. Nothing is connected before the first write of a streamed body, or ``end()``.
+    Events: ``response``, ``login``, ``redirect``, ``finish``, ``abort``, ``error``, ``close``, ``drain``,
+    ``upload-progress``, ``information``, ``continue``. Listeners run one at a time on the request's worker thread, or
+    through the ``dispatcher``.
+
+    Args:
+        options: a URL, as ``str`` or parsed, or a mapping of options; see the README for all of them.
+        callback: a listener for the one ``response``.
+        **overrides: options that win over ``options``.
+
+    Raises:
+        TypeError, ValueError: an option is unknown, of a wrong type or has a bad value; the message names it.
+    """
+
+    def __init__(
+        self,
+        options: object,
+        callback: Optional[Callable[[IncomingMessage], object]] = None,
+        **overrides: Any,
+    ) -> None:
+        parsed = parse_options(options, overrides)
+        session = _session_of(parsed.session)
+        session._check_open()
+        self._options = parsed
+        self._session = session
+        self._headers = self._initial_headers(session)
+        self._chunked = parsed.chunked_encoding
+        self._chunked_by_header = False
+        for name, value in self._headers.as_dict().items():
+            self._note_framing(name, value)
+        self._outbox = Outbox(parsed.high_water_mark, parsed.replay_limit)
+        self._emitter = Emitter(REQUEST_EVENTS)
+        self._lock = threading.Lock()  # begin, start and end, each once
+        self._begun = False
+        self._file_closed = False
+        self._response_ref: Optional[weakref.ref[IncomingMessage]] = None
+        # A request made in an except block is not to be aborted by that block's exception; see close().
+        self._handled_before = id(sys.exc_info()[1])
+        self._exchange = Exchange(
+            self,
+            session._pools,
+            self._outbox,
+            parsed.timeout or session._timeout,
+            parsed.decode,
+            parsed.dispatcher or session._dispatcher,
+            session._running,
+        )
+        if callback is not None:
+            self.once("response", callback)
+
+    def _initial_headers(self, session: Session) -> HeaderTable:
+        headers = self._options.headers.copy()
+        table = type(headers)()
+        table.set("User-Agent", f"clientrequest/{__version__}")
+        table.set("Accept-Encoding", accept_encoding())
+        table.set("Connection", "keep-alive")
+        if self._options.origin is not None:
+            table.set("Origin", self._options.origin)
+        for source in (session._headers, headers):
+            for name, value in source.spelled():
+                table.set(name, value)
+        return table
+
+    # --- what it is ---
+
+    @property
+    def method(self) -> str:
+        """The method, in upper case."""
+        return self._options.method
+
+    @property
+    def url(self) -> str:
+        """The URL asked for, without user name and password."""
+        return self._options.target.url
+
+    @property
+    def session(self) -> Session:
+        """The session it belongs to."""
+        return self._session
+
+    @property
+    def chunked_encoding(self) -> bool:
+        """Whether the body is streamed in chunks; may be set until the first write.
+
+        Raises:
+            InvalidStateError: set after the first write or ``end()``.
+            ValueError: set together with a ``Content-Length`` header.
+        """
+        return self._chunked
+
+    @chunked_encoding.setter
+    def chunked_encoding(self, value: bool) -> None:
+        self._check_not_begun("chunked_encoding can be set")
+        if not isinstance(value, bool):
+            raise TypeError(f"chunked_encoding must be True or False, not {type(value).__name__}")
+        if value and self._headers.has("content-length"):
+            raise ValueError("chunked_encoding: not allowed together with a Content-Length header")
+        if not value:
+            self._headers.remove("transfer-encoding")
+        self._chunked = value
+
+    def __repr__(self) -> str:
+        target = self._options.target
+        path = target.path.partition("?")[0]  # what follows may be a secret
+        state = "aborted" if isinstance(self._exchange.failure, AbortedError) else self._exchange.phase.value
+        return f"<ClientRequest {self.method} {target.scheme}://{target.authority}{path} {state}>"
+
+    # --- headers (Electron: request.setHeader and its relatives) ---
+
+    def set_header(self, name: str, value: Any) -> None:
+        """Set a header, replacing one of that name and its spelling.
+
+        Args:
+            name: an HTTP token; goes out as spelled.
+            value: goes out as ``str(value)``; a list or tuple as one line per item (``cookie``: joined by ``; ``).
+
+        Raises:
+            InvalidStateError: after the first write or ``end()``.
+            TypeError: the name is no ``str``, or the value is ``None``.
+            ValueError: the name or the value cannot be sent; names the header.
+        """
+        self._check_not_begun("headers can be set")
+        table = self._headers.copy()
+        table.set(name, value)
+        self._note_framing(name, value)
+        self._headers = table
+
+    def _note_framing(self, name: str, value: Any) -> None:
+        framing = check_framing_header(name, value, self._chunked)
+        if framing is True:
+            if self._headers.has("content-length"):
+                raise ValueError("header 'Transfer-Encoding': not allowed together with a Content-Length header")
+            self._chunked = self._chunked_by_header = True
+
+    def get_header(self, name: str) -> Any:
+        """The value that was set, as the object it was; ``None`` if there is none. Case does not matter."""
+        return self._headers.get(name)
+
+    def remove_header(self, name: str) -> None:
+        """Take a header away, a default one too. Raises ``InvalidStateError`` after the first write or ``end()``."""
+        self._check_not_begun("headers can be removed")
+        self._headers.remove(name)
+        if name.lower() == "transfer-encoding" and self._chunked_by_header:
+            self._chunked = self._chunked_by_header = False
+
+    def has_header(self, name: str) -> bool:
+        """Whether the header is set."""
+        return self._headers.has(name)
+
+    def get_headers(self) -> dict[str, Any]:
+        """A copy of all headers: lower-case names, the values as set."""
+        return self._headers.as_dict()
+
+    def get_header_names(self) -> list[str]:
+        """The names of all headers, in lower case and in order."""
+        return self._headers.names()
+
+    @property
+    def headers_sent(self) -> bool:
+        """Whether headers can no longer be changed: after the first write, ``flush_headers()`` or ``end()``."""
+        return self._begun
+
+    def _check_not_begun(self, what: str) -> None:
+        if self._begun:
+            raise InvalidStateError(f"{what} before the first write or end() only")
+
+    # --- writing (Electron: request.write, request.end) ---
+
+    def write(self, chunk: Chunk, encoding: Union[str, Callback] = "utf-8", callback: Optional[Callback] = None) -> int:
+        """Take all of ``chunk``, or raise and take nothing. Any thread; each call is atomic.
+
+        Blocks while more than ``high_water_mark`` bytes wait, unless called from a callback of this request or with
+        ``blocking=False``. After an early answer (the server has had enough) it takes and drops.
+
+        Args:
+            chunk: ``bytes``, which are not copied; any other buffer, copied; ``str``, encoded.
+            encoding: of a ``str``: any of Python's, ``hex`` or ``base64``.
+            callback: called once, in order: with no error once the worker has the chunk, else with the error.
+
+        Returns:
+            The number of bytes taken.
+
+        Raises:
+            TypeError, ValueError: the chunk cannot be made bytes; the request is as it was.
+            InvalidStateError: after ``end()``.
+            ProtocolError: more bytes than ``Content-Length`` announced; nothing of the chunk is taken.
+            ClientRequestError: what the request died of, ``AbortedError`` after ``abort()``.
+        """
+        data = chunk if type(chunk) is bytes else _to_bytes(chunk, encoding)
+        receipt = None
+        if callback is not None or not isinstance(encoding, str):
+            receipt = _receipt(callback, encoding)
+        try:
+            room = self._outbox.put(data, receipt)
+        except NotOpenError:
+            room = self._write_first(data, receipt)
+        if not room:
+            self._wait_for_room()
+        return len(data)
+
+    def _write_first(self, data: bytes, receipt: Optional[Receipt]) -> bool:
+        """A write that found the body not open: the first one, or one too late."""
+        with self._lock:
+            self._check_may_write("write")
+            if self._outbox.open:  # another thread's write was the first
+                return self._outbox.put(data, receipt)
+            self._begin()
+            self._outbox.written = self._outbox.open = True
+            room = self._outbox.put(data, receipt)
+            if self._outbox.mode is not BUFFERED:
+                self._start()
+            return room
+
+    def _check_may_write(self, what: str) -> None:
+        exchange = self._exchange
+        exchange.check_process()
+        if self._outbox.dropping and self._outbox.open:
+            return
+        exchange.raise_failure()
+        if self._outbox.ended:
+            raise InvalidStateError(f"{what}() after end()")
+
+    def _begin(self) -> None:
+        """The headers are final from here on."""
+        if self._begun:
+            return
+        self._session._check_open()
+        outbox = self._outbox
+        announced = self._headers.line("content-length")
+        if self._chunked:
+            outbox.mode = CHUNKED
+        elif announced is not None:
+            outbox.mode, outbox.length = LENGTH, int(announced)
+        self._begun = True
+
+    def _start(self) -> None:
+        outbox = self._outbox
+        if outbox.mode is LENGTH:
+            sends_body = True
+        elif outbox.mode is CHUNKED:
+            sends_body = outbox.written or not outbox.ended or self.method not in _NEVER_EMPTY_CHUNKS
+        else:
+            sends_body = outbox.written or self.method not in BODILESS
+        headers = self._headers
+        headers.remove("proxy-authorization")  # for the proxy only, and there is none
+        if not sends_body:
+            headers.remove("transfer-encoding")
+        self._exchange.start(Hop(self.method, self._options.target, headers, sends_body))
+
+    def _wait_for_room(self) -> None:
+        outbox, exchange = self._outbox, self._exchange
+        if not self._options.blocking or exchange.strand.is_current():
+            outbox.need_drain = True
+            exchange.wake()  # it may have made room already, and would not look again
+            return
+        try:
+            outbox.room.wait_for(lambda: outbox.has_room() or exchange.over)
+        except BaseException:
+            # Ctrl-C: whether the chunk counts could not be told, so the body can no longer be a whole one.
+            self.abort()
+            raise
+        if exchange.over and not outbox.dropping:
+            exchange.raise_failure()
+
+    def end(
+        self,
+        chunk: Optional[Chunk] = None,
+        encoding: Union[str, Callback] = "utf-8",
+        callback: Optional[Callback] = None,
+    ) -> ClientRequest:
+        """End the body, after ``chunk`` if one is given. Any thread, never blocks.
+
+        Args:
+            chunk, encoding: as for ``write``.
+            callback: called once: with no error when all of the body is with the worker, else with the error.
+
+        Returns:
+            The request itself.
+
+        Raises:
+            InvalidStateError: at a second call.
+            ProtocolError: fewer bytes than ``Content-Length`` announced; the request is over then, never sent short.
+            TypeError, ValueError, ClientRequestError: as ``write``.
+        """
+        if callable(chunk):
+            chunk, callback = None, chunk
+        data = None if chunk is None else chunk if type(chunk) is bytes else _to_bytes(chunk, encoding)
+        receipt = None
+        if callback is not None or not isinstance(encoding, str):
+            receipt = _receipt(callback, encoding)
+        with self._lock:
+            self._check_may_write("end")
+            self._begin()
+            outbox = self._outbox
+            outbox.open = True
+            if data is not None:
+                outbox.put(data)
+                outbox.written = True
+            self._exchange.hold(self)
+            self._end_body(receipt)
+            self._start()
+        return self
+
+    def _end_body(self, receipt: Optional[Receipt]) -> None:
+        try:
+            self._outbox.end(receipt)
+        except ProtocolError as error:
+            self._exchange.fail(error)
+            self._exchange.raise_failure()
+            raise
+
+    def pipe_from(self, source: Any, length: Optional[int] = None) -> int:
+        """Write all of ``source``, without ending the body. Blocks as ``write`` does.
+
+        Args:
+            source: a readable (``read1`` is used where there is one, else ``read``) or an iterable of chunks.
+            length: bytes that the source must have. A source that is cut short would otherwise pass for a whole one:
+                several WSGI servers give a short read when their client dies.
+
+        Returns:
+            The number of bytes written.
+
+        Raises:
+            ProtocolError: the source has fewer or more bytes than ``length``; the request is aborted.
+            TypeError: the source is neither readable nor iterable.
+            Exception: whatever the source raises; the request is aborted.
+        """
+        if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 0):
+            raise ValueError(f"length must be a number of bytes or None, not {length!r}")
+        chunks = _chunks_of(source, length)
+        written = 0
+        try:
+            for chunk in chunks:
+                data = chunk if type(chunk) is bytes else _to_bytes(chunk, "utf-8")
+                if length is not None and written + len(data) > length:
+                    raise self._wrong_length(f"more than the {length} bytes that it should have")
+                written += self.write(data)
+            if length is not None and written < length:
+                raise self._wrong_length(f"{written} of the {length} bytes that it should have")
+        except BaseException:
+            self.abort()
+            raise
+        return written
+
+    def _wrong_length(self, has: str) -> ProtocolError:
+        error = ProtocolError("ERR_CONTENT_LENGTH_MISMATCH", f"the source has {has}")
+        error.request = self
+        return error
+
+    def flush(self) -> None:
+        """Wait until what was written is with the network.
+
+        At once when buffered, corked or not started, and in a callback of this request.
+
+        Raises:
+            ClientRequestError: what the request died of.
+        """
+        outbox, exchange = self._outbox, self._exchange
+        exchange.raise_failure()
+        if not exchange.started or outbox.mode is BUFFERED or outbox.corked or not self._options.blocking:
+            return
+        if exchange.strand.is_current():
+            return
+        goal = outbox.taken
+        outbox.room.wait_for(lambda: outbox.sent >= goal or outbox.dropping or outbox.corked > 0 or exchange.over)
+        exchange.raise_failure()
+
+    def flush_headers(self) -> None:
+        """Start a chunked or known-length request before there is anything of its body.
+
+        Raises:
+            InvalidStateError: the body is buffered, so its length, a header, is not known yet; or after ``end()``.
+            ClientRequestError: what the request died of.
+        """
+        with self._lock:
+            self._check_may_write("flush_headers")
+            if not self._chunked and not self._headers.has("content-length"):
+                raise InvalidStateError(
+                    "flush_headers() needs chunked_encoding or a Content-Length header; this body waits for end()"
+                )
+            self._begin()
+            self._outbox.open = True
+            self._start()
+
+    def cork(self) -> None:
+        """Hold back what is written until ``uncork()`` or ``end()``. Calls nest."""
+        self._outbox.corked += 1
+
+    def uncork(self) -> None:
+        """Send what was held back, at the call that matches the first ``cork()``."""
+        outbox = self._outbox
+        outbox.corked = max(0, outbox.corked - 1)
+        if not outbox.corked:
+            outbox.wake()
+
+    @property
+    def writable_length(self) -> int:
+        """Bytes written that the network has not taken."""
+        return self._outbox.waiting
+
+    @property
+    def writable_high_water_mark(self) -> int:
+        """Bytes that may wait before ``write()`` does."""
+        return self._outbox.high
+
+    @property
+    def writable_need_drain(self) -> bool:
+        """Whether more than the mark is waiting, and a ``drain`` event will follow."""
+        return self._outbox.need_drain
+
+    @property
+    def writable_ended(self) -> bool:
+        """Whether ``end()`` was called."""
+        return self._outbox.ended
+
+    @property
+    def writable_finished(self) -> bool:
+        """Whether all of the body is with the worker (the ``finish`` event)."""
+        return self._exchange.finished
+
+    # --- as a file ---
+
+    mode = "wb"
+
+    def writable(self) -> bool:
+        """Whether more of the body is wanted: not ended, not dead, and not answered early."""
+        outbox = self._outbox
+        return not (outbox.ended or outbox.dropping or self._file_closed or self._exchange.over)
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        """Bytes taken by ``write()``."""
+        return self._outbox.taken
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file face is closed: by ``end()`` or ``close()``."""
+        return self._file_closed or self._outbox.ended
+
+    def close(self) -> None:
+        """End the body, unless it has ended. Idempotent.
+
+        While an exception is being handled it aborts instead, so that a ``TextIOWrapper`` or the like around the
+        request that is left by an exception does not commit half a body.
+
+        Raises:
+            ClientRequestError: what the request died of before its body was whole, unless it was aborted.
+        """
+        if self._file_closed:
+            return
+        self._file_closed = True
+        if self._outbox.ended:
+            return
+        handled = sys.exc_info()[1]
+        if handled is not None and id(handled) != self._handled_before:
+            self.abort()
+        elif not isinstance(self._exchange.failure, AbortedError):
+            self.end()
+
+    def __enter__(self) -> ClientRequest:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        if exc_type is not None:
+            self.abort()
+            self._file_closed = True
+            return
+        self._handled_before = id(sys.exc_info()[1])  # of an except block around the with statement
+        self.close()
+
+    def _dealloc_warn(self, source: object) -> None:
+        """Called by the wrappers of ``io`` when they are collected un-closed, before they flush and close us."""
+        self._drop(f"un-closed {type(source).__name__} around {self!r}")
+
+    def _drop(self, what: str) -> None:
+        if self._outbox.ended or self._exchange.over or not self._begun:
+            return
+        warnings.warn(f"{what} was dropped; the request is aborted", ResourceWarning, stacklevel=3, source=self)
+        self._exchange.die(AbortedError("ERR_ABORTED", "the request was dropped before end()"))
+
+    def __del__(self) -> None:
+        exchange = self.__dict__.get("_exchange")
+        if exchange is None or exchange.is_foreign():
+            return
+        self._drop(f"un-ended {self!r}")
+        exchange.abandon(self)
+
+    # --- the answer ---
+
+    def get_response(self, timeout: Optional[float] = None) -> IncomingMessage:
+        """Wait for the response, from any thread, as often as wanted. The body then counts as taken.
+
+        Args:
+            timeout: seconds, ``None`` to wait as long as the request's own limits let it live.
+
+        Raises:
+            TimeoutError: time is over; the request goes on.
+            InvalidStateError: called in a callback of this request before its response.
+            ClientRequestError: what the request died of, if that was before the response.
+        """
+        self._exchange.check_process()
+        if self._exchange.incoming is None:
+            self._check_may_wait("get_response")
+        incoming = self._exchange.wait_head(timeout)
+        if incoming is None:
+            raise TimeoutError(f"no response within {timeout} s")
+        return self._response_for(incoming)
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        """Wait for ``close``. A body that nobody took is thrown away.
+
+        Args:
+            timeout: seconds, ``None`` for no limit.
+
+        Returns:
+            ``False`` if time is over; the request goes on.
+
+        Raises:
+            InvalidStateError: called in a callback of this request.
+            ClientRequestError: what the request died of, ``AbortedError`` after ``abort()``.
+        """
+        self._exchange.check_process()
+        if not self._exchange.closed:
+            self._check_may_wait("wait")
+        if not self._exchange.wait_closed(timeout):
+            return False
+        self._exchange.raise_failure()
+        return True
+
+    def _check_may_wait(self, what: str) -> None:
+        if self._exchange.strand.is_current():
+            raise InvalidStateError(f"{what}() in a callback of the same request would wait for itself")
+
+    def _response_for(self, incoming: Incoming) -> IncomingMessage:
+        """The one ``IncomingMessage``; a new one where the last was let go of, around the same body."""
+        response = None if self._response_ref is None else self._response_ref()
+        if response is None:
+            response = IncomingMessage(self, incoming, self._options.target.url)
+            exchange = self._exchange
+            self._response_ref = weakref.ref(response, lambda _: exchange.wake())
+        return response
+
+    def _response_alive(self) -> bool:
+        return self._response_ref is not None and self._response_ref() is not None
+
+    # --- ending it ---
+
+    def abort(self) -> None:
+        """End the request at once, in any phase, from any thread or signal handler. Never blocks; may be repeated.
+
+        ``abort`` follows, then the response's ``aborted`` and ``close`` if there is one, then ``close``; no ``error``.
+        Waiting calls raise ``AbortedError``. After ``close`` it has no effect.
+        """
+        self._exchange.abort()
+
+    def follow_redirect(self) -> None:
+        """Follow the redirect that is waiting for a decision (``redirect="manual"``).
+
+        Raises:
+            InvalidStateError: none is waiting.
+        """
+        raise InvalidStateError("follow_redirect() with no redirect waiting")
+
+    def get_upload_progress(self) -> UploadProgress:
+        """How far the upload is. Inactive, all zero, before the start and after ``close``. Any thread."""
+        exchange = self._exchange
+        if not exchange.started or exchange.over:
+            return UploadProgress(False, False, 0, 0)
+        return UploadProgress(True, exchange.body_started, self._outbox.position, exchange.upload_total)
+
+    def _error_unseen(self, error: ClientRequestError) -> None:
+        if not isinstance(error, AbortedError):
+            log.error("%r failed and nobody listened: %s", self, error)
+
+    # --- Electron's spelling ---
+
+    chunkedEncoding = chunked_encoding
+    setHeader = set_header
+    getHeader = get_header
+    removeHeader = remove_header
+    followRedirect = follow_redirect
+    getUploadProgress = get_upload_progress
+
+
+def _session_of(given: object) -> Session:
+    if given is None:
+        return default_session()
+    if not isinstance(given, Session):
+        raise TypeError(f"option 'session' must be a Session, not {type(given).__name__}")
+    return given
+
+
+def _to_bytes(chunk: Chunk, encoding: Union[str, Callback]) -> bytes:
+    if isinstance(chunk, str):
+        return _encode(chunk, encoding if isinstance(encoding, str) else "utf-8")
+    try:
+        return memoryview(chunk).tobytes()
+    except TypeError:
+        raise TypeError(f"a chunk must be bytes, a buffer or str, not {type(chunk).__name__}") from None
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    name = encoding.lower()
+    try:
+        if name == "hex":
+            return bytes.fromhex(text)
+        if name == "base64":
+            return base64.b64decode(text, validate=True)
+        return text.encode(_NODE_ENCODINGS.get(name, encoding))
+    except LookupError:
+        raise ValueError(f"unknown encoding {encoding!r}") from None
+
+
+def _receipt(callback: Optional[Callback], encoding: Union[str, Callback, None]) -> Receipt:
+    """A callback as the outbox keeps it. Like Node, ``write(chunk, callback)`` is understood."""
+    function = encoding if callback is None else callback
+    if not callable(function):
+        what = "encoding must be a str" if callback is None else "callback must be callable"
+        raise TypeError(f"{what}, not {type(function).__name__}")
+    return lambda error: call_back(function, error)
+
+
+def _chunks_of(source: Any, length: Optional[int]) -> Iterator[Any]:
+    """The pieces of a readable or an iterable; of a readable with a length no more than that is asked for at once."""
+    read = getattr(source, "read1", None) or getattr(source, "read", None)
+    if callable(read):
+        return _read_chunks(source, read, length)
+    if isinstance(source, (str, bytes, bytearray, memoryview)) or not isinstance(source, Iterable):
+        raise TypeError(f"source must be readable or an iterable of chunks, not {type(source).__name__}")
+    return iter(source)
+
+
+def _read_chunks(source: Any, read: Callable[[int], Any], length: Optional[int]) -> Iterator[Any]:
+    left = length
+    while left is None or left > 0:
+        chunk = read(_BLOCK if left is None else min(_BLOCK, left))
+        if not chunk:
+            return
+        yield chunk
+        if left is not None:
+            left -= len(chunk) if isinstance(chunk, bytes) else len(_to_bytes(chunk, "utf-8"))
+    if not _is_socket_file(source):
+        more = read(1)
+        if more:
+            yield more
+
+
+def _is_socket_file(source: Any) -> bool:
+    """Whether this reads from a socket, as ``wsgi.input`` does in wsgiref: behind the length another byte would be
+    waited for until the client goes away, so it is not asked for one."""
+    return type(getattr(source, "raw", None)).__name__ == "SocketIO"

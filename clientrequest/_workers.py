@@ -1,0 +1,242 @@
+"""Worker threads: one carries each active request, then is parked and used again.
+
+A worker owns a socket pair, so that anybody can interrupt it while it waits for the network. Workers are not
+daemons: an ended request is finished before the interpreter goes. A parked one leaves after ``IDLE`` seconds,
+and at once when the interpreter wants to exit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import socket
+import threading
+from typing import Any, Callable, Optional
+
+from ._gates import SLICE
+
+IDLE = 5.0  # seconds a parked worker waits for its next request
+
+READ, WRITE, WOKEN = 1, 2, 4
+
+
+class Waiter:
+    """Waits for a socket or for ``wake()``, whichever comes first.
+
+    ``wake`` may be called from any thread, a signal handler and ``__del__``; the rest belongs to one thread.
+    """
+
+    def __init__(self) -> None:
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
+        self._wait = self._poll if hasattr(select, "poll") else self._select
+        self._poller: Any = None
+
+    def wake(self) -> None:
+        # Full: a wake-up is under way already; closed: there is nobody to wake.
+        with contextlib.suppress(OSError):
+            self._sender.send(b"\0")
+
+    def wait(self, sock: Any, events: int, timeout: Optional[float]) -> int:
+        """Which of ``events`` hold, with ``WOKEN`` where somebody woke us; 0 when ``timeout`` seconds are over."""
+        ready, woken = self._wait(sock, events, timeout)
+        if woken:
+            try:
+                while len(self._receiver.recv(4096)) == 4096:
+                    pass
+            except BlockingIOError:
+                pass
+            ready |= WOKEN
+        return ready
+
+    def _poll(self, sock: Any, events: int, timeout: Optional[float]) -> tuple[int, bool]:
+        poller, own = self._poller, self._receiver.fileno()
+        if poller is None:
+            poller = self._poller = select.poll()
+            poller.register(own, select.POLLIN)
+        descriptor = -1
+        if events:
+            descriptor = sock.fileno()
+            if descriptor < 0:
+                raise OSError("the socket is closed")
+            poller.register(descriptor, (events & READ and select.POLLIN) | (events & WRITE and select.POLLOUT))
+        try:
+            found = poller.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999)))
+        finally:
+            if events:
+                poller.unregister(descriptor)
+        ready, woken = 0, False
+        for number, mask in found:
+            if number == own:
+                woken = True
+                continue
+            if mask & ~select.POLLOUT:  # readable, or an error that reading will tell
+                ready |= READ
+            if mask & ~select.POLLIN:
+                ready |= WRITE
+        return ready & events or (events if ready else 0), woken
+
+    def _select(self, sock: Any, events: int, timeout: Optional[float]) -> tuple[int, bool]:
+        # Windows has no poll; there a failed connect shows in the third list only.
+        reading = [self._receiver] + ([sock] if events & READ else [])
+        writing = [sock] if events & WRITE else []
+        readable, writable, failed = select.select(reading, writing, writing, timeout)
+        ready = (READ if sock in readable else 0) | (WRITE if sock in writable or sock in failed else 0)
+        return ready, self._receiver in readable
+
+    def close(self) -> None:
+        self._receiver.close()
+        self._sender.close()
+
+
+Job = Callable[["Worker"], None]
+
+
+class Worker(threading.Thread):
+    """A thread that carries one job after another."""
+
+    def __init__(self, crew: Crew, job: Job, number: int) -> None:
+        # Said explicitly: the default is inherited, and the threads of some servers are daemons.
+        super().__init__(name=f"clientrequest-{number}", daemon=False)
+        self.waiter = Waiter()
+        self._crew = crew
+        self._job: Optional[Job] = job
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def hand(self, job: Optional[Job]) -> None:
+        """Give a parked worker its next job, or ``None`` to send it home."""
+        self._job = job
+        self._gate.release()
+
+    def run(self) -> None:
+        try:
+            while self._job is not None:
+                job, self._job = self._job, None
+                job(self)
+                del job
+                if not self._crew.park(self, self._gate):
+                    return
+        finally:
+            self.waiter.close()
+
+
+class Crew:
+    """All workers of this process: the parked ones, and what is done at fork and at exit."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._parked: list[Worker] = []  # last in, first out: the warm ones work, the others leave
+        self._numbers = itertools.count(1)
+        self._hooked = False
+        self.closing = False  # the interpreter wants to exit
+        self.at_exit: Callable[[], None] = _nothing
+
+    def run(self, job: Job) -> Worker:
+        """Have a worker run ``job(worker)``. Raises ``RuntimeError`` where no thread can be started."""
+        if self._pid != os.getpid():
+            self.after_fork()
+        try:
+            worker = self._parked.pop()
+        except IndexError:
+            return self._start(job)
+        worker.hand(job)
+        return worker
+
+    def _start(self, job: Job) -> Worker:
+        if not self._hooked:
+            self._hooked = True
+            register = getattr(threading, "_register_atexit", None)
+            if register is not None:
+                try:
+                    register(self._exit)
+                except RuntimeError:
+                    self.closing = True  # already on the way out
+        worker = Worker(self, job, next(self._numbers))
+        try:
+            worker.start()
+        except BaseException:
+            worker.waiter.close()
+            raise
+        return worker
+
+    def park(self, worker: Worker, gate: threading.Lock) -> bool:
+        """Wait for the next job of ``worker``; false if it shall leave."""
+        if self.closing or self._pid != os.getpid():
+            return False
+        self._parked.append(worker)
+        if self._is_closing():  # asked again: the exit hook may have looked before we were there
+            return self._stay(worker, gate)
+        waited = 0.0
+        while waited < IDLE:
+            # In slices: where there is no exit hook, this is how a parked worker learns that the program ended.
+            step = min(SLICE, IDLE - waited)
+            if gate.acquire(timeout=step):
+                return True
+            waited += step
+            if not threading.main_thread().is_alive():
+                break
+        return self._stay(worker, gate)
+
+    def _is_closing(self) -> bool:
+        return self.closing
+
+    def _stay(self, worker: Worker, gate: threading.Lock) -> bool:
+        """Leave the parked ones; true if a job was on its way already, which is then waited for."""
+        try:
+            self._parked.remove(worker)
+        except ValueError:
+            gate.acquire()
+            return True
+        return False
+
+    def after_fork(self) -> None:
+        """In the child the parent's workers do not exist; their descriptors are copies, to be closed, never shut."""
+        parked, self._parked = self._parked, []
+        self._pid = os.getpid()
+        self._hooked = False
+        self.closing = False
+        for worker in parked:
+            worker.waiter.close()
+
+    def _exit(self) -> None:
+        # Runs on the main thread before it joins the others; must not wait for anybody.
+        self.closing = True
+        self.send_home()
+        self.at_exit()
+
+    def send_home(self) -> list[Worker]:
+        """Have the parked workers leave; gives them, to be joined by whoever wants to."""
+        leaving: list[Worker] = []
+        while self._parked:
+            try:
+                leaving.append(self._parked.pop())
+            except IndexError:
+                break
+            leaving[-1].hand(None)
+        return leaving
+
+    def parked(self) -> tuple[Worker, ...]:
+        """The idle workers."""
+        return tuple(self._parked)
+
+
+def program_has_ended() -> bool:
+    """Whether nobody is left who could write, read or abort: main is gone, and so is every other user thread."""
+    if threading.main_thread().is_alive():
+        return False
+    return not any(
+        thread.is_alive() and not thread.daemon and not isinstance(thread, Worker) for thread in threading.enumerate()
+    )
+
+
+def _nothing() -> None:
+    pass
+
+
+crew = Crew()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=crew.after_fork)

@@ -1,0 +1,51 @@
+"""After each test the house is clean: no worker busy, no request alive, no socket open."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from clientrequest import default_session
+from clientrequest._exchange import _live
+from clientrequest._workers import Worker, crew
+from tests.support import open_sockets
+
+LIMIT = 10.0  # seconds; a test that leaves something behind fails, it does not wait for ever
+
+
+def busy_workers() -> list[str]:
+    """The names of the workers that are carrying a request."""
+    parked = set(crew.parked())
+    workers = [thread for thread in threading.enumerate() if isinstance(thread, Worker)]
+    return [worker.name for worker in workers if worker not in parked]
+
+
+def wait_until_quiet() -> None:
+    """Wait until no worker is busy. Polls: what it waits for has, on purpose, no event of its own."""
+    deadline = time.monotonic() + LIMIT
+    pause = threading.Event()
+    while (_live or busy_workers()) and time.monotonic() < deadline:
+        gc.collect()
+        pause.wait(0.002)
+    assert not _live, f"requests still alive: {_live}"
+    assert not busy_workers(), f"workers still busy: {busy_workers()}"
+
+
+@pytest.fixture(autouse=True)
+def clean_house() -> Iterator[None]:
+    """Fails the test that leaves a request, a busy worker or an open socket behind."""
+    before = open_sockets()
+    yield
+    wait_until_quiet()
+    default_session().close_connections()
+    for worker in crew.send_home():
+        worker.join(LIMIT)
+    gc.collect()
+    after = open_sockets()
+    if before is not None and after is not None:
+        left = sorted(set(after) - set(before))
+        assert not left, f"sockets left open: {left}"
