@@ -76,6 +76,10 @@ class Strand:
                 turn.release()
             self._idle()
 
+    def forget(self) -> None:
+        """Nobody waits for the strand any more."""
+        self._idle = _nothing
+
     def busy(self) -> bool:
         """Whether a dispatched task has yet to end."""
         return bool(self._tasks)
@@ -83,6 +87,10 @@ class Strand:
     def is_current(self) -> bool:
         """Whether the caller is a callback of this strand."""
         return self._running_in == threading.get_ident()
+
+
+def _nothing() -> None:
+    pass
 
 
 def call_back(callback: Callable[..., object], error: Optional[BaseException]) -> None:

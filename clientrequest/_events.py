@@ -61,12 +61,10 @@ class Emitter:
 
     Args:
         names: the events that exist.
-        added: called after a listener was added, with the event's name.
     """
 
-    def __init__(self, names: frozenset[str], added: Optional[Callable[[str], None]] = None) -> None:
+    def __init__(self, names: frozenset[str]) -> None:
         self._names = names
-        self._added = added
         self._signals: dict[str, _Signal] = {}
 
     def add(self, name: str, function: Callable[..., object], once: bool = False) -> None:
@@ -79,8 +77,6 @@ class Emitter:
         if signal is None:
             signal = self._signals.setdefault(name, _Signal())
         signal.connect(_Listener(function, once), weak=False)
-        if self._added is not None:
-            self._added(name)
 
     def remove(self, name: str, function: Callable[..., object]) -> None:
         self._check(name)
@@ -162,15 +158,18 @@ class EventTarget:
 
     def _listen(self, name: str, listener: Optional[Callable[..., object]], once: bool) -> Any:
         if listener is not None:
-            self._emitter.add(name, listener, once)
+            self._add_listener(name, listener, once)
             return self
         self._emitter.listeners(name)  # raises for an unknown event now, not when it is decorated
 
         def decorate(function: ListenerT) -> ListenerT:
-            self._emitter.add(name, function, once)
+            self._add_listener(name, function, once)
             return function
 
         return decorate
+
+    def _add_listener(self, name: str, listener: Callable[..., object], once: bool) -> None:
+        self._emitter.add(name, listener, once)
 
     def off(self: EventTargetT, name: str, listener: Callable[..., object]) -> EventTargetT:
         """Take away the listener, the one added last if it was added more than once. Any thread."""

@@ -45,7 +45,7 @@ from ._http1 import (
     encode_request_head,
     keeps_alive,
 )
-from ._incoming import EVENTS, FILE, Incoming
+from ._incoming import EVENTS, FILE, PROGRESS_PERIOD, Incoming
 from ._lifecycle import CLOSING_EVENTS, Phase
 from ._options import HeaderTable, Target, Timeout
 from ._wire import KillHandle, Pools, Wire, map_error
@@ -55,7 +55,6 @@ log = logging.getLogger("clientrequest")
 log.addHandler(logging.NullHandler())
 
 CONTINUE_WAIT = 1.0  # seconds for which a body waits for "100 Continue"
-PROGRESS_PERIOD = 0.1  # seconds between two progress events
 ABORT_GRACE = 0.04  # seconds that a wait for the end stays after an abort, for the last events
 EXIT_PERIOD = 0.05  # seconds between two looks at whether the program has ended
 
@@ -91,6 +90,9 @@ class _Success(ClientRequestError):
     """Stands where a cause of death would stand, once nothing can go wrong any more."""
 
 
+_SUCCESS = _Success()
+
+
 class Exchange:
     """One transaction, from the first hop to ``close``.
 
@@ -122,6 +124,7 @@ class Exchange:
         self.deadline: Optional[float] = None
         self.body_started = False
         self.strand = Strand(contextvars.copy_context(), dispatcher, self.wake)
+        self._debug = log.isEnabledFor(logging.DEBUG)
         self._pools = pools
         self._timeout = timeout
         self._decode = decode
@@ -146,6 +149,7 @@ class Exchange:
         self._body_sent = False
         self._announced = False  # the ``response`` event had listeners
         self._response_out = False
+        self._end_told = False
         self._upload_reported = self._download_reported = 0.0
         outbox.wake = self.wake
 
@@ -178,7 +182,8 @@ class Exchange:
 
     def hold(self, owner: Owner) -> None:
         """Keep the request alive: its body has ended, so it goes on even when nobody holds it."""
-        self._owner = owner
+        if not self.closed:
+            self._owner = owner
 
     def abandon(self, owner: Owner) -> None:
         """Nobody holds the request any more; called from its ``__del__``, which this survives until ``close``."""
@@ -200,7 +205,7 @@ class Exchange:
     def failure(self) -> Optional[ClientRequestError]:
         """What the request died of; ``None`` while it lives, and after a good end."""
         error = self._fate.get("cause")
-        return None if isinstance(error, _Success) else error
+        return None if error is _SUCCESS else error
 
     @property
     def over(self) -> bool:
@@ -310,9 +315,10 @@ class Exchange:
 
     def step(self, name: str) -> None:
         """The worker has come to this point; here it notices that the request is over."""
-        if log.isEnabledFor(logging.DEBUG):
+        if self._debug:
             log.debug("request %x: %s", id(self), name)
-        self._check()
+        if self._fate:
+            raise self._fate["cause"]
 
     def _check(self) -> None:
         if self._fate:
@@ -337,7 +343,7 @@ class Exchange:
             self._observe(signals.request_started)
             self._transact()
             self._attend()
-            self.die(_Success())
+            self._fate.setdefault("cause", _SUCCESS)
         except ClientRequestError as error:
             self.die(error)
         except BaseException as error:
@@ -411,7 +417,7 @@ class Exchange:
     def _send_request(self, hop: Hop) -> None:
         """Send head and body; comes back early when a final head has come."""
         outbox = self.outbox
-        head = encode_request_head(hop.method, hop.target.path, self._lines(hop))
+        head = encode_request_head(hop.method, hop.target.path, self._fields(hop))
         if not hop.sends_body or outbox.mode is BUFFERED:
             self._send_buffered(hop, head)
         elif self._expects_continue(hop):
@@ -421,19 +427,17 @@ class Exchange:
         else:
             self._send_stream(head)
 
-    def _lines(self, hop: Hop) -> list[tuple[str, str]]:
+    def _fields(self, hop: Hop) -> str:
         """The header lines: Host first (RFC 9110, 7.2), the caller's in their order, the framing last."""
         headers, outbox = hop.headers, self.outbox
-        lines = headers.pairs()
         host = headers.line("host")
-        lines = [pair for pair in lines if pair[0].lower() != "host"]
-        lines.insert(0, ("Host", hop.target.authority if host is None else host))
+        lines = f"Host: {hop.target.authority if host is None else host}\r\n{headers.encode_without_host()}"
         if not hop.sends_body:
             return lines
         if outbox.mode is CHUNKED and not headers.has("transfer-encoding"):
-            lines.append(("Transfer-Encoding", "chunked"))
-        elif outbox.mode is BUFFERED:
-            lines.append(("Content-Length", str(outbox.taken)))
+            return lines + "Transfer-Encoding: chunked\r\n"
+        if outbox.mode is BUFFERED:
+            return f"{lines}Content-Length: {outbox.taken}\r\n"
         return lines
 
     @staticmethod
@@ -507,9 +511,12 @@ class Exchange:
     def _await_writer(self) -> bool:
         """Wait for more to be written; false once the server has answered."""
         outbox = self.outbox
-        outbox.starving = True
         try:
-            while not outbox.has_more():
+            while True:
+                # Said anew each time: a writer on its way to wake us for the last time may have taken it back.
+                outbox.starving = True
+                if outbox.has_more():
+                    return True
                 self.step("await-writer")
                 assert self._wire is not None
                 ready = self._wait(self._wire.sock, READ, None)
@@ -518,7 +525,6 @@ class Exchange:
                 self._send_drain()
         finally:
             outbox.starving = False
-        return True
 
     def _answered(self) -> bool:
         """Whether a final head is here already; does not wait."""
@@ -620,15 +626,16 @@ class Exchange:
 
     def _await_head(self) -> ResponseHead:
         """The final head, which may be here already."""
-        if self._final is not None:
-            return self._final
-        self._move(Phase.WAITING)
-        self.step("await-head")
-        until = self._until(self._timeout.read)
-        while self._final is None:
-            if self._wait_readable(until, "the response"):
-                self._receive_head()
-        return self._final
+        final = self._final
+        if final is None:
+            self._move(Phase.WAITING)
+            self.step("await-head")
+            until = self._until(self._timeout.read)
+            while final is None:
+                if self._wait_readable(until, "the response"):
+                    self._receive_head()
+                final = self._final
+        return final
 
     def _wait_readable(self, until: Optional[float], what: str = "") -> bool:
         """Wait for bytes; without ``what``, reaching ``until`` is no error but false."""
@@ -901,6 +908,9 @@ class Exchange:
         def task() -> None:
             if self.failure is not None and not closing:
                 return
+            if name == "aborted" and self._end_told:
+                return  # who was told of the end has all of the body
+            self._end_told = self._end_told or name == "end"
             error = emitter.emit(name, *args)
             if error is not None:
                 if closing:
@@ -979,9 +989,19 @@ class Exchange:
         self._registry.discard(self)
         _live.discard(self)
         owner, self._owner = self._owner, None
+        # What is left is freed as soon as nobody holds it: no cycles.
+        self.outbox.wake = _nothing
+        self.strand.forget()
+        self._wire_of_body = None
+        if self.incoming is not None:
+            self.incoming.detach(self.failure)
         self.news.notify()
         if self._abandoned and owner is not None and self.failure is not None and not self.error_seen:
             owner._error_unseen(self.failure)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _unsent(buffers: list[Bytes], sent: int) -> list[Bytes]:

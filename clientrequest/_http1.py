@@ -7,8 +7,8 @@ Strict on what comes in (RFC 9112): whatever could let a damaged response pass f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Optional, Union
+from collections.abc import Sequence
+from typing import Optional, Union
 
 from ._errors import ProtocolError, TransferError
 
@@ -19,9 +19,8 @@ MAX_CHUNK_LINE = 4096  # bytes of a chunk-size line, extensions included
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
-# One C call proves the whole block, a second takes it apart; both run in linear time.
+# One call proves the whole block, in linear time; taking it apart is simple then.
 _FIELD_BLOCK = re.compile(rf"(?:{TOKEN}:[\t\x20-\x7e\x80-\xff]*\r?\n)*")
-_FIELD = re.compile(r"([^:\r\n]+):([^\r\n]*)")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _DIGITS = re.compile(r"[0-9]{1,19}")
@@ -30,28 +29,43 @@ Headers = list[tuple[str, str]]
 Bytes = Union[bytes, memoryview]
 
 
-class ResponseHead(NamedTuple):
+class ResponseHead:
     """One status line with its header lines: order, spelling and duplicates as they came."""
 
-    version: tuple[int, int]
-    status: int
-    reason: str
-    headers: Headers
+    __slots__ = ("_lines", "headers", "reason", "status", "version")
+
+    def __init__(self, version: tuple[int, int], status: int, reason: str, headers: Headers) -> None:
+        self.version = version
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self._lines: dict[str, list[str]] = {}
+        lines = self._lines
+        for name, value in headers:
+            key = name.lower()
+            if key in lines:
+                lines[key].append(value)
+            else:
+                lines[key] = [value]
 
     def values(self, name: str) -> list[str]:
         """All values of a header, in order; ``name`` in lower case."""
-        return [value for key, value in self.headers if key.lower() == name]
+        return self._lines.get(name, [])
 
     def tokens(self, name: str) -> list[str]:
         """The comma-separated items of a header over all of its lines, in lower case."""
-        items = (item.strip().lower() for value in self.values(name) for item in value.split(","))
+        values = self._lines.get(name)
+        if values is None:
+            return []
+        if len(values) == 1 and "," not in values[0]:
+            return [values[0].lower()] if values[0] else []
+        items = (item.strip().lower() for value in values for item in value.split(","))
         return [item for item in items if item]
 
 
-def encode_request_head(method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    """The request line and the header lines, in the order given (RFC 9112, 3 and 5)."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+def encode_request_head(method: str, target: str, fields: str) -> bytes:
+    """The request line and the header lines ``fields``, each with its CRLF (RFC 9112, 3 and 5)."""
+    return f"{method} {target} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
 
 
 def encode_chunk_size(size: int) -> bytes:
@@ -133,7 +147,8 @@ def parse_fields(text: str) -> Headers:
     if good != len(text):
         line = text[good:].partition("\n")[0]
         raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"bad header line {line[:60]!r}")
-    return [(name, value.strip("\t ")) for name, value in _FIELD.findall(text)]
+    split = [line.partition(":") for line in text.split("\n")]
+    return [(name, value.strip("\t \r")) for name, colon, value in split if colon]
 
 
 # --- how the body of a response is framed ---------------------------------------------------------------------------
@@ -157,12 +172,15 @@ def body_framing(head: ResponseHead, method: str) -> BodyFraming:
 
 
 def _content_length(head: ResponseHead) -> Optional[int]:
-    lengths = {item.strip() for value in head.values("content-length") for item in value.split(",")}
-    if not lengths:
+    values = head.values("content-length")
+    if not values:
         return None
-    if len(lengths) > 1:
-        raise ProtocolError("ERR_RESPONSE_HEADERS_MULTIPLE_CONTENT_LENGTH", "different values of Content-Length")
-    (text,) = lengths
+    text = values[0]
+    if len(values) > 1 or "," in text:
+        lengths = {item.strip() for value in values for item in value.split(",")}
+        if len(lengths) > 1:
+            raise ProtocolError("ERR_RESPONSE_HEADERS_MULTIPLE_CONTENT_LENGTH", "different values of Content-Length")
+        (text,) = lengths
     if _DIGITS.fullmatch(text) is None:
         raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"bad Content-Length {text[:60]!r}")
     return int(text)
@@ -256,7 +274,8 @@ class ChunkedFraming(BodyFraming):
         super().__init__()
         self._left = 0  # bytes of the present chunk that are still to come
         self._line = b""  # an unfinished size line, trailer section or CRLF
-        self._state = self._read_size
+        # A plain function: a bound method would be a cycle, and cycles are left to the garbage collector.
+        self._state = ChunkedFraming._read_size
 
     def feed(self, data: bytes) -> Sequence[Bytes]:
         if self._left > len(data):  # the common case in a fast download: all of it is inside one chunk
@@ -272,7 +291,7 @@ class ChunkedFraming(BodyFraming):
                 position += len(piece)
                 self._left -= len(piece)
             else:
-                position = self._state(data, position)
+                position = self._state(self, data, position)
         self.surplus = self.complete and position < len(data)
         return pieces
 
@@ -291,7 +310,7 @@ class ChunkedFraming(BodyFraming):
         if match is None:
             raise ProtocolError("ERR_INVALID_CHUNKED_ENCODING", f"bad chunk size line {line[:40]!r}")
         self._left = int(match[1], 16)
-        self._state = self._read_chunk_end if self._left else self._read_trailers
+        self._state = ChunkedFraming._read_chunk_end if self._left else ChunkedFraming._read_trailers
         return position
 
     def _read_chunk_end(self, data: bytes, position: int) -> int:
@@ -302,7 +321,7 @@ class ChunkedFraming(BodyFraming):
         self._line += got
         if len(self._line) == 2:
             self._line = b""
-            self._state = self._read_size
+            self._state = ChunkedFraming._read_size
         return position + len(got)
 
     def _read_trailers(self, data: bytes, position: int) -> int:

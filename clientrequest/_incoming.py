@@ -8,12 +8,10 @@ them. Once the file face is chosen the worker keeps its hands off the connection
 from __future__ import annotations
 
 import codecs
-import contextlib
 import io
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, Callable, Optional, Protocol, Union
 
 from ._decoding import Decoder, make_decoder
@@ -26,6 +24,8 @@ from ._wire import Wire, map_error
 
 READ_AHEAD = 64 * 1024  # bytes read before anybody asks for them
 BLOCK = 256 * 1024  # bytes read at once where they are asked for
+
+PROGRESS_PERIOD = 0.1  # seconds between two progress events
 
 EVENTS, FILE = "events", "file"
 
@@ -44,6 +44,23 @@ class Carrier(Protocol):
     def die(self, error: ClientRequestError) -> bool: ...
 
     def wake(self) -> None: ...
+
+
+class _Ended:
+    """Stands where the exchange stood, once that is over."""
+
+    deadline: Optional[float] = None
+
+    def __init__(self, failure: Optional[ClientRequestError]) -> None:
+        self.failure = failure
+
+    def die(self, error: ClientRequestError) -> bool:
+        if self.failure is None:
+            self.failure = error
+        return self.failure is error
+
+    def wake(self) -> None:
+        pass
 
 
 class Incoming:
@@ -84,9 +101,9 @@ class Incoming:
         self.closed = False  # by the user, as a file
         self.text_decoder: Optional[codecs.IncrementalDecoder] = None
         self.broken: Optional[ClientRequestError] = None  # what is wrong with what was read ahead
-        self.emitter = Emitter(RESPONSE_EVENTS, self._listener_added)
+        self.emitter = Emitter(RESPONSE_EVENTS)
         self.turn = threading.Lock()  # who may touch wire, framing, decoder and buffer
-        self.on_progress: Optional[Callable[[], None]] = None
+        self._progress_told = 0.0
         self._wire = wire
         self._where = where
         self._reusable = reusable
@@ -110,12 +127,6 @@ class Incoming:
             taken, wanted = ("read as a file", "events") if face is EVENTS else ("taken by events", "reading")
             raise InvalidStateError(f"the response is {taken} already; {wanted} cannot be used as well")
 
-    def _listener_added(self, name: str) -> None:
-        if name == "data":
-            self.choose(EVENTS)
-            if self.flowing is None:
-                self.flow(True)
-
     def flow(self, flowing: bool) -> None:
         """Start or stop the ``data`` events."""
         if flowing:
@@ -136,21 +147,17 @@ class Incoming:
 
     def start(self, rest: bytes) -> None:
         """Begin with what came behind the head, and with whatever else is there already."""
-        with self._noting_damage(), self.turn:
-            self._accept(rest)
-            if self.framing.complete and not self.buffer:
-                self._fill(READ_AHEAD)
-            if self.framing.complete and self._decoder is None:
-                self._finish()
-        self.read_ahead()
-
-    @contextlib.contextmanager
-    def _noting_damage(self) -> Iterator[None]:
-        """What is wrong with the body is told once the response is out: see ``broken``."""
         try:
-            yield
+            with self.turn:
+                self._accept(rest)
+                if self.framing.complete:
+                    self._fill(READ_AHEAD)
+                    if self._decoder is None:
+                        self._finish()
         except (OSError, ValueError) as error:
             self.broken = map_error(error, self._where)
+        if not self.done:
+            self.read_ahead()
 
     def _accept(self, data: bytes) -> None:
         """Take bytes from the network apart; what is body lands in the decoder or in the buffer."""
@@ -160,13 +167,19 @@ class Incoming:
         if not pieces:
             return
         body = pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)
-        self.received += len(body)
-        if self.on_progress is not None:
-            self.on_progress()
+        self._count(len(body))
         if self._decoder is not None:
             self._decoder.feed(bytes(body))
         else:
             self._keep(bytes(body))
+
+    def _count(self, count: int) -> None:
+        self.received += count
+        if self._face.get("chosen") is FILE and self.emitter.has("download-progress"):
+            now = time.monotonic()
+            if now - self._progress_told >= PROGRESS_PERIOD:
+                self._progress_told = now
+                self._carrier.wake()  # the worker sends the event
 
     def _keep(self, piece: bytes) -> None:
         self.buffer.append(piece)
@@ -219,17 +232,25 @@ class Incoming:
 
     def read_ahead(self) -> None:
         """Fetch what is there already, up to the bound. On the worker."""
-        with self._noting_damage(), self.turn:
-            while self.wants_more():
-                before = self.buffered
-                pending, self.buffer = self.buffer, deque()
-                try:
-                    fetched = self._fill(READ_AHEAD - before)
-                finally:
-                    pending.extend(self.buffer)
-                    self.buffer = pending
-                if not fetched:
-                    return
+        # What is wrong with the body is told once the response is out: see ``broken``.
+        try:
+            with self.turn:
+                while self.wants_more() and self._fetch():
+                    pass
+                if self.framing.complete and self._decoder is None and not self.done:
+                    self._finish()  # a body that fills the bound exactly
+        except (OSError, ValueError) as error:
+            self.broken = map_error(error, self._where)
+
+    def _fetch(self) -> bool:
+        """One step of reading ahead: behind what is in the buffer already."""
+        room = READ_AHEAD - self.buffered
+        waiting, self.buffer = self.buffer, deque()
+        try:
+            return self._fill(room)
+        finally:
+            waiting.extend(self.buffer)
+            self.buffer = waiting
 
     def wants_more(self) -> bool:
         """Whether the worker should read ahead."""
@@ -280,6 +301,10 @@ class Incoming:
         finally:
             if held:
                 self.turn.release()
+
+    def detach(self, failure: Optional[ClientRequestError]) -> None:
+        """The exchange is over; what is left to read does not need it, and need not keep it alive."""
+        self._carrier = _Ended(failure)
 
     # --- the file face; on the user's threads ---
 
@@ -352,9 +377,7 @@ class Incoming:
                 return None
             if count:
                 self.framing.advance(count)
-                self.received += count
-                if self.on_progress is not None:
-                    self.on_progress()
+                self._count(count)
             else:
                 self._end_of_connection()
             if self.framing.complete:

@@ -5,6 +5,8 @@ What comes out, ``Options`` and ``HeaderTable``, is trusted by everything behind
 
 from __future__ import annotations
 
+import functools
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable, NamedTuple, Optional, Union
@@ -18,8 +20,9 @@ _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 # What may stand in a path and query as it is (RFC 3986, 3.3 and 3.4), beside "%" of an encoded octet; the
 # characters [ ] | are not in that list but servers want them unchanged, as browsers send them.
 _PATH_SAFE = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%\[\]|]*")
-_CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Lone surrogates among them: there are no bytes for these.
+_CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=%]+")
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -82,13 +85,18 @@ class Target(NamedTuple):
     @property
     def authority(self) -> str:
         """Host and, unless it is the scheme's own, port, as in the ``Host`` header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        return _authority(self.scheme, self.host, self.port)
 
     @property
     def url(self) -> str:
         """The URL without user name and password."""
         return f"{self.scheme}://{self.authority}{self.path}"
+
+
+@functools.lru_cache(maxsize=256)
+def _authority(scheme: str, host: str, port: int) -> str:
+    bracketed = f"[{host}]" if ":" in host else host
+    return bracketed if port == DEFAULT_PORTS[scheme] else f"{bracketed}:{port}"
 
 
 class Options(NamedTuple):
@@ -116,49 +124,19 @@ class Options(NamedTuple):
 def parse_options(options: object, overrides: Mapping[str, object]) -> Options:
     """Check what was given to ``ClientRequest``. Raises ``TypeError`` or ``ValueError`` naming the option."""
     given = _collect(options, overrides)
-    method = _method(given.pop("method", "GET"))
     target = _target(given)
-    headers = HeaderTable(given.pop("headers", None))
-    credentials = _one_of(given, "credentials", None, (None, "include", "omit", "same-origin"))
-    origin = given.pop("origin", None)
-    if origin is not None and not isinstance(origin, str):
-        raise _wrong_type("origin", origin, "a str")
-    if credentials == "same-origin" and origin is None:
+    parsed = {name: _PARSERS[name](name, value) for name, value in given.items()} if given else given
+    if parsed.get("credentials") == "same-origin" and parsed.get("origin") is None:
         raise ValueError("option 'credentials': 'same-origin' needs the option 'origin'")
-    partition = given.pop("partition", None)
-    if partition is not None and not isinstance(partition, str):
-        raise _wrong_type("partition", partition, "a str")
-    dispatcher = given.pop("dispatcher", None)
-    if dispatcher is not None and not callable(dispatcher):
-        raise _wrong_type("dispatcher", dispatcher, "a callable that takes a function")
-    return Options(
-        method=method,
-        target=target,
-        headers=headers,
-        redirect=_one_of(given, "redirect", "follow", ("follow", "error", "manual")),
-        session=given.pop("session", None),
-        partition=partition,
-        credentials=credentials,
-        use_session_cookies=_flag(given, "use_session_cookies", False),
-        origin=origin,
-        referrer_policy=_one_of(given, "referrer_policy", "", tuple(sorted(REFERRER_POLICIES))),
-        chunked_encoding=_flag(given, "chunked_encoding", False),
-        timeout=parse_timeout(given.pop("timeout", None)),
-        high_water_mark=_size(given, "high_water_mark", 1024 * 1024, 1),
-        replay_limit=_size(given, "replay_limit", 1024 * 1024, 0),
-        blocking=_flag(given, "blocking", True),
-        decode=_flag(given, "decode", True),
-        dispatcher=dispatcher,
-    )
-
-
-_KNOWN = frozenset(Options._fields) - {"target"} | {"url", "protocol", "host", "hostname", "port", "path"}
+    return Options(**{**_DEFAULTS, **parsed, "target": target})
 
 
 def _collect(options: object, overrides: Mapping[str, object]) -> dict[str, Any]:
-    if isinstance(options, Mapping):
+    if isinstance(options, str):
+        given: dict[Any, Any] = {"url": options}
+    elif isinstance(options, Mapping):
         given = dict(options)
-    elif isinstance(options, str) or _is_parsed_url(options):
+    elif _is_parsed_url(options):
         given = {"url": options}
     else:
         raise _wrong_type("options", options, "a URL or a mapping of options")
@@ -185,41 +163,57 @@ def _wrong_type(option: str, value: object, expected: str) -> TypeError:
     return TypeError(f"option {option!r} must be {expected}, not {type(value).__name__}")
 
 
-def _method(value: object) -> str:
+def _method(option: str, value: object) -> str:
     if not isinstance(value, str):
-        raise _wrong_type("method", value, "a str")
+        raise _wrong_type(option, value, "a str")
     if _TOKEN.fullmatch(value) is None:
-        raise ValueError(f"option 'method': {value!r} is not an HTTP token (RFC 9110, 9.1)")
+        raise ValueError(f"option {option!r}: {value!r} is not an HTTP token (RFC 9110, 9.1)")
     method = value.upper()
     if method == "CONNECT":
-        raise ValueError("option 'method': CONNECT is for proxies, not for requests")
+        raise ValueError(f"option {option!r}: CONNECT is for proxies, not for requests")
     return method
 
 
-def _one_of(given: dict[str, Any], option: str, default: Any, allowed: tuple[Any, ...]) -> Any:
-    value = given.pop(option, default)
+def _one_of(*allowed: Optional[str]) -> Callable[[str, object], Optional[str]]:
+    names = ", ".join(repr(one) for one in allowed if one is not None)
+
+    def parse(option: str, value: object) -> Optional[str]:
+        if value is not None and not isinstance(value, str):
+            raise _wrong_type(option, value, "a str")
+        if value not in allowed:
+            raise ValueError(f"option {option!r}: {value!r} is not one of {names}")
+        return value
+
+    return parse
+
+
+def _optional_text(option: str, value: object) -> Optional[str]:
     if value is not None and not isinstance(value, str):
         raise _wrong_type(option, value, "a str")
-    if value not in allowed:
-        names = ", ".join(repr(one) for one in allowed if one is not None)
-        raise ValueError(f"option {option!r}: {value!r} is not one of {names}")
     return value
 
 
-def _flag(given: dict[str, Any], option: str, default: bool) -> bool:
-    value = given.pop(option, default)
+def _dispatcher(option: str, value: object) -> object:
+    if value is not None and not callable(value):
+        raise _wrong_type(option, value, "a callable that takes a function")
+    return value
+
+
+def _flag(option: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise _wrong_type(option, value, "True or False")
     return value
 
 
-def _size(given: dict[str, Any], option: str, default: int, least: int) -> int:
-    value = given.pop(option, default)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong_type(option, value, "an int (bytes)")
-    if value < least:
-        raise ValueError(f"option {option!r}: {value} is less than {least}")
-    return value
+def _size(least: int) -> Callable[[str, object], int]:
+    def parse(option: str, value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _wrong_type(option, value, "an int (bytes)")
+        if value < least:
+            raise ValueError(f"option {option!r}: {value} is less than {least}")
+        return value
+
+    return parse
 
 
 def parse_timeout(value: object) -> Optional[Timeout]:
@@ -248,10 +242,10 @@ def _check_seconds(option: str, value: object) -> None:
 
 
 def _target(given: dict[str, Any]) -> Target:
-    parts = {name: given.pop(name, None) for name in ("protocol", "host", "hostname", "port", "path")}
     url = given.pop("url", None)
+    parts = {name: given.pop(name, None) for name in _PARTS} if url is None or given else {}
     if url is not None:
-        return parse_url(url)
+        return _parse_plain_url(url) if type(url) is str and "@" not in url else parse_url(url)
     scheme = _scheme(parts["protocol"])
     hostname, port = parts["hostname"], _port(parts["port"])
     if parts["host"] is not None:
@@ -274,8 +268,11 @@ def parse_url(value: object) -> Target:
     try:
         parts = urlsplit(value)
         hostname, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"option 'url': {error}") from None
+    except ValueError:
+        # What urllib says may have a password in it.
+        raise ValueError(f"option 'url': the host or the port is malformed in {_shown(value)!r}") from None
+    if re.search(r"\][^:]", parts.netloc.rpartition("@")[2]):
+        raise ValueError(f"option 'url': the host is malformed in {_shown(value)!r}")
     scheme = parts.scheme.lower()
     if scheme not in DEFAULT_PORTS or not hostname:
         raise ValueError(f"option 'url': expected an absolute http or https URL, got {_shown(value)!r}")
@@ -294,7 +291,7 @@ def parse_url(value: object) -> Target:
 
 def _shown(url: str) -> str:
     """The URL for an error message: without what may be a password, and not too long."""
-    return re.sub(r"//[^/]*@", "//", url)[:80]
+    return re.sub(r".*@", "...@", url, flags=re.DOTALL).partition("?")[0][:80]
 
 
 def _scheme(value: object) -> str:
@@ -308,16 +305,18 @@ def _scheme(value: object) -> str:
     return scheme
 
 
-def _port(value: object) -> Optional[int]:
+def _port(value: object, option: str = "port") -> Optional[int]:
     """A port number; 0 and nothing mean not given."""
     if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str):
+        if re.fullmatch(r"[0-9]{1,9}", value) is None:
+            raise ValueError(f"option {option!r}: the port is not a number")
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong_type("port", value, "an int or a numeric str")
+        raise _wrong_type(option, value, "an int or a numeric str")
     if not 0 <= value <= 65535:
-        raise ValueError(f"option 'port': {value} is not between 0 and 65535")
+        raise ValueError(f"option {option!r}: the port {value} is not between 0 and 65535")
     return value or None
 
 
@@ -329,7 +328,7 @@ def _split_host(value: object, option: str) -> tuple[str, Optional[int]]:
     host, colon, port = value.rpartition(":")
     if not colon or value.endswith("]"):
         return value, None
-    return host, _port(port) if port else None
+    return host, _port(port, option) if port else None
 
 
 def check_host(value: str, option: str) -> str:
@@ -339,11 +338,19 @@ def check_host(value: str, option: str) -> str:
         try:
             host = host.encode("idna").decode("ascii")
         except UnicodeError as error:
-            raise ValueError(f"option {option!r}: {value!r} is not a host name: {error}") from None
-    plain = re.fullmatch(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._~\-]+)?", host) if ":" in host else _HOST.fullmatch(host)
-    if plain is None:
-        raise ValueError(f"option {option!r}: {value!r} is not a host name or an address")
+            raise ValueError(f"option {option!r}: {_shown(value)!r} is not a host name: {error.reason}") from None
+    if not (_is_ipv6(host) if ":" in host else _HOST.fullmatch(host)):
+        raise ValueError(f"option {option!r}: {_shown(value)!r} is not a host name or an address")
     return host.lower()
+
+
+def _is_ipv6(host: str) -> bool:
+    address, _, zone = host.partition("%")
+    try:
+        ipaddress.IPv6Address(address)
+    except ValueError:
+        return False
+    return re.fullmatch(r"[A-Za-z0-9._~\-]*", zone) is not None
 
 
 def _path(value: object) -> str:
@@ -368,6 +375,12 @@ def encode_path(path: str) -> str:
     return "".join(encoded)
 
 
+@functools.lru_cache(maxsize=256)
+def _parse_plain_url(url: str) -> Target:
+    """``parse_url`` for those without a password, remembered: programs ask for the same ones again and again."""
+    return parse_url(url)
+
+
 # --- headers -------------------------------------------------------------------------------------------------------
 
 Pairs = list[tuple[str, str]]
@@ -376,10 +389,11 @@ Pairs = list[tuple[str, str]]
 class HeaderTable:
     """The headers of a request: insertion order, spelling as given, look-up without regard to case."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_encoded", "_entries")
 
     def __init__(self, headers: object = None) -> None:
         self._entries: dict[str, tuple[str, Any, list[str]]] = {}
+        self._encoded: Optional[str] = None  # shared by copies until they are changed
         if headers is not None:
             self._add_all(headers)
 
@@ -408,6 +422,7 @@ class HeaderTable:
     def copy(self) -> HeaderTable:
         table = HeaderTable()
         table._entries = dict(self._entries)
+        table._encoded = self._encoded
         return table
 
     def set(self, name: Any, value: Any) -> None:
@@ -417,10 +432,13 @@ class HeaderTable:
         if key == "cookie" and len(lines) > 1:
             lines = ["; ".join(lines)]
         self._entries[key] = (name, value, lines)
+        self._encoded = None
 
-    def set_default(self, name: str, value: str) -> None:
-        if name.lower() not in self._entries:
-            self._entries[name.lower()] = (name, value, [value])
+    def update(self, other: HeaderTable) -> None:
+        """Take over every header of another table."""
+        if other._entries:
+            self._entries.update(other._entries)
+            self._encoded = None
 
     def get(self, name: Any) -> Any:
         entry = self._entries.get(_header_key(name, check=False))
@@ -432,7 +450,8 @@ class HeaderTable:
         return None if entry is None else ", ".join(entry[2])
 
     def remove(self, name: Any) -> None:
-        self._entries.pop(_header_key(name, check=False), None)
+        if self._entries.pop(_header_key(name, check=False), None) is not None:
+            self._encoded = None
 
     def has(self, name: Any) -> bool:
         return _header_key(name, check=False) in self._entries
@@ -443,9 +462,11 @@ class HeaderTable:
     def as_dict(self) -> dict[str, Any]:
         return {key: entry[1] for key, entry in self._entries.items()}
 
-    def spelled(self) -> list[tuple[str, Any]]:
-        """Name and value of every header as they were set."""
-        return [(name, value) for name, value, _ in self._entries.values()]
+    def encode_without_host(self) -> str:
+        """The lines as they go on the wire, each with its CRLF, but for ``Host``."""
+        if self._encoded is None:
+            self._encoded = "".join([f"{name}: {line}\r\n" for name, line in self.pairs() if name.lower() != "host"])
+        return self._encoded
 
     def pairs(self) -> Pairs:
         """Name and value of every line, in order."""
@@ -509,3 +530,45 @@ def check_framing_header(name: str, value: Any, chunked: bool) -> Union[int, boo
             raise ValueError("header 'Transfer-Encoding': nothing but 'chunked' is supported")
         return True
     return None
+
+
+# --- the table of options; last, since it names what is above -------------------------------------------------------
+
+_PARTS = ("protocol", "host", "hostname", "port", "path")
+_DEFAULTS: dict[str, Any] = {
+    "method": "GET",
+    "headers": HeaderTable(),  # never changed: a request's own table is made of it
+    "redirect": "follow",
+    "session": None,
+    "partition": None,
+    "credentials": None,
+    "use_session_cookies": False,
+    "origin": None,
+    "referrer_policy": "",
+    "chunked_encoding": False,
+    "timeout": None,
+    "high_water_mark": 1024 * 1024,
+    "replay_limit": 1024 * 1024,
+    "blocking": True,
+    "decode": True,
+    "dispatcher": None,
+}
+_PARSERS: dict[str, Callable[[str, Any], Any]] = {
+    "method": _method,
+    "headers": lambda option, value: HeaderTable(value),
+    "redirect": _one_of("follow", "error", "manual"),
+    "session": lambda option, value: value,
+    "partition": _optional_text,
+    "credentials": _one_of(None, "include", "omit", "same-origin"),
+    "use_session_cookies": _flag,
+    "origin": _optional_text,
+    "referrer_policy": _one_of(*sorted(REFERRER_POLICIES)),
+    "chunked_encoding": _flag,
+    "timeout": lambda option, value: parse_timeout(value),
+    "high_water_mark": _size(1),
+    "replay_limit": _size(0),
+    "blocking": _flag,
+    "decode": _flag,
+    "dispatcher": _dispatcher,
+}
+_KNOWN = frozenset(_PARSERS) | frozenset(_PARTS) | {"url"}

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Callable, NamedTuple, Optional, Union
 
 from ._body import BUFFERED, CHUNKED, LENGTH, NotOpenError, Outbox, Receipt
-from ._decoding import accept_encoding
 from ._dispatch import call_back
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProtocolError
 from ._events import Emitter, EventTarget
@@ -23,7 +22,6 @@ from ._lifecycle import REQUEST_EVENTS
 from ._options import BODILESS, HeaderTable, check_framing_header, parse_options
 from ._response import IncomingMessage
 from ._session import Session, default_session
-from ._version import __version__
 
 _BLOCK = 64 * 1024  # bytes that pipe_from reads at once
 # Without a body these say nothing about one, even where chunks were asked for.
@@ -81,8 +79,9 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         self._headers = self._initial_headers(session)
         self._chunked = parsed.chunked_encoding
         self._chunked_by_header = False
-        for name, value in self._headers.as_dict().items():
-            self._note_framing(name, value)
+        for name in ("content-length", "transfer-encoding"):
+            if self._headers.has(name):
+                self._note_framing(name, self._headers.get(name))
         self._outbox = Outbox(parsed.high_water_mark, parsed.replay_limit)
         self._emitter = Emitter(REQUEST_EVENTS)
         self._lock = threading.Lock()  # begin, start and end, each once
@@ -104,16 +103,10 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             self.once("response", callback)
 
     def _initial_headers(self, session: Session) -> HeaderTable:
-        headers = self._options.headers.copy()
-        table = type(headers)()
-        table.set("User-Agent", f"clientrequest/{__version__}")
-        table.set("Accept-Encoding", accept_encoding())
-        table.set("Connection", "keep-alive")
+        table = session._headers.copy()
         if self._options.origin is not None:
             table.set("Origin", self._options.origin)
-        for source in (session._headers, headers):
-            for name, value in source.spelled():
-                table.set(name, value)
+        table.update(self._options.headers)
         return table
 
     # --- what it is ---

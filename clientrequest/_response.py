@@ -7,12 +7,12 @@ import contextlib
 import io
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 from ._errors import AbortedError, ClientRequestError, InvalidStateError
 from ._events import EventTarget
 from ._http1 import Headers
-from ._incoming import BLOCK, Incoming
+from ._incoming import BLOCK, EVENTS, Incoming
 
 if TYPE_CHECKING:
     from ._request import ClientRequest
@@ -194,15 +194,13 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
         self.on("data", write)
         return writable
 
-    def on(self, name: str, listener: Any = None) -> Any:
+    def _add_listener(self, name: str, listener: Callable[..., object], once: bool) -> None:
         if name == "data":
             self._check_open_for_events("a data listener")
-        return super().on(name, listener)
-
-    def once(self, name: str, listener: Any = None) -> Any:
-        if name == "data":
-            self._check_open_for_events("a data listener")
-        return super().once(name, listener)
+            self._incoming.choose(EVENTS)
+        super()._add_listener(name, listener, once)
+        if name == "data" and self._incoming.flowing is None:
+            self._incoming.flow(True)
 
     def _check_open_for_events(self, what: str) -> None:
         if self._request._exchange.closed and self._incoming.face is None:
@@ -258,8 +256,11 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
         """
         if size is None or size < 0:
             self._check_readable()
-            with self._noting():
+            try:
                 return self._incoming.read_all()
+            except ClientRequestError:
+                self._request._exchange.error_seen = True
+                raise
         with self._noting():
             return self._reader().read(size)
 

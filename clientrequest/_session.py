@@ -7,10 +7,12 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
+from ._decoding import accept_encoding
 from ._dispatch import Dispatcher
 from ._errors import InvalidStateError
 from ._exchange import Exchange
 from ._options import HeaderTable, Timeout, parse_timeout
+from ._version import __version__
 from ._wire import Pools, make_tls_context
 
 if TYPE_CHECKING:
@@ -46,7 +48,9 @@ class Session:
             raise TypeError(f"tls must be True, False, a path or an ssl.SSLContext, not {type(tls).__name__}")
         if dispatcher is not None and not callable(dispatcher):
             raise TypeError(f"dispatcher must be callable, not {type(dispatcher).__name__}")
-        self._headers = HeaderTable(headers)
+        self._headers = _default_headers()
+        self._headers.update(HeaderTable(headers))
+        self._headers.encode_without_host()  # once here instead of with every request
         self._timeout = parse_timeout(timeout) or Timeout()
         self._dispatcher = dispatcher
         self._pools = Pools(lambda: make_tls_context(tls, client_cert))
@@ -88,6 +92,14 @@ class Session:
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidStateError("the session is closed")
+
+
+def _default_headers() -> HeaderTable:
+    headers = HeaderTable()
+    headers.set("User-Agent", f"clientrequest/{__version__}")
+    headers.set("Accept-Encoding", accept_encoding())
+    headers.set("Connection", "keep-alive")
+    return headers
 
 
 _default: list[Session] = []

@@ -386,7 +386,6 @@ class Pools:
 
     def close(self) -> None:
         """Close the idle connections, and take back no more of those in use."""
-        self._closed = True
         self.clear()
 
     def after_fork(self) -> None:
@@ -409,7 +408,7 @@ class Wire:
     def __init__(self, pool: Any, connection: Any, scope: Scope, reused: bool) -> None:
         self._pool = pool
         self._connection = connection
-        self._scope = scope
+        self._scope: Optional[Scope] = scope
         self.sock = connection.sock
         self.reused = reused
         self.received = 0  # bytes, on this request
@@ -480,10 +479,10 @@ class Wire:
 
     def release(self, idle_limit: Optional[float] = None) -> None:
         """Back to the pool, for the next request; closed instead if an abort was faster. Idempotent."""
-        connection, self._connection = self._connection, None
+        connection, scope = self._let_go()
         if connection is None:
             return
-        if not self._scope.cover():
+        if scope is None or not scope.cover():
             connection.close()
             return
         if self.sock.gettimeout() != 0.0:
@@ -496,10 +495,17 @@ class Wire:
 
     def discard(self) -> None:
         """Close the connection. Idempotent."""
-        connection, self._connection = self._connection, None
+        connection, scope = self._let_go()
         if connection is not None:
-            self._scope.cover()
+            if scope is not None:
+                scope.cover()
             connection.close()
+
+    def _let_go(self) -> tuple[Any, Optional[Scope]]:
+        """Connection and scope, for the last time; the wire itself may be kept for what it knows."""
+        connection, self._connection = self._connection, None
+        scope, self._scope = self._scope, None
+        return connection, scope
 
     @property
     def held(self) -> bool:

@@ -32,7 +32,7 @@ class Waiter:
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
-        self._wait = self._poll if hasattr(select, "poll") else self._select
+        self._has_poll = hasattr(select, "poll")
         self._poller: Any = None
 
     def wake(self) -> None:
@@ -42,7 +42,7 @@ class Waiter:
 
     def wait(self, sock: Any, events: int, timeout: Optional[float]) -> int:
         """Which of ``events`` hold, with ``WOKEN`` where somebody woke us; 0 when ``timeout`` seconds are over."""
-        ready, woken = self._wait(sock, events, timeout)
+        ready, woken = (self._poll if self._has_poll else self._select)(sock, events, timeout)
         if woken:
             try:
                 while len(self._receiver.recv(4096)) == 4096:

@@ -1,0 +1,16 @@
+"""POST a small body: written in pieces, sent at end() with its exact Content-Length."""
+
+from server import example_server
+
+from clientrequest import ClientRequest
+
+with example_server() as url:
+    request = ClientRequest({"url": url + "/echo", "method": "POST"})
+    request.set_header("Content-Type", "text/plain; charset=utf-8")
+    request.write("The first line.\n")
+    request.write("Häuser, 家, дом: text goes out as UTF-8.\n")
+    request.end(b"And bytes as they are.\n")
+
+    response = request.get_response()  # waits for the head; no listener is needed
+    print(response.status_code, "with", response.headers["content-length"], "bytes:")
+    print(response.text(), end="")

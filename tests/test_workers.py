@@ -1,0 +1,362 @@
+"""Workers: how they wait and are woken, how they are parked, used again, and sent home."""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Callable
+
+import pytest
+
+from clientrequest import _workers
+from clientrequest._workers import READ, WOKEN, WRITE, Crew, Waiter, Worker, program_has_ended
+from tests.support import LIMIT, Gate
+
+SHORT = 0.02
+"""For waits that have to run out."""
+
+
+@pytest.fixture(params=["poll", "select"])
+def waiter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waiter]:
+    if request.param == "select":
+        monkeypatch.delattr(select, "poll", raising=False)
+    elif not hasattr(select, "poll"):
+        pytest.skip("no poll here")
+    waiter = Waiter()
+    yield waiter
+    waiter.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    """A crew of its own, sent home at the end."""
+    crew = Crew()
+    yield crew
+    for worker in crew.send_home():
+        worker.join(LIMIT)
+
+
+class Jobs:
+    """Jobs for a crew: each says on which worker it ran, and may wait at a gate."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
+        self.workers: list[Worker] = []
+
+    def run(self, gate: Gate | None = None) -> threading.Event:
+        started = threading.Event()
+
+        def job(worker: Worker) -> None:
+            self.workers.append(worker)
+            started.set()
+            if gate is not None:
+                gate.wait()
+
+        self.crew.run(job)
+        assert started.wait(LIMIT)
+        return started
+
+    def wait_parked(self, count: int) -> None:
+        """Polls: parking is silent on purpose."""
+        wait_until(lambda: len(self.crew.parked()) == count)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause, deadline = threading.Event(), time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        pause.wait(0.001)
+
+
+# --- the waiter ---
+
+
+def test_time_over_gives_nothing(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
+    assert waiter.wait(pair[0], READ, SHORT) == 0
+
+
+def test_time_is_not_cut_short(waiter: Waiter) -> None:
+    started = time.monotonic()
+    assert waiter.wait(None, 0, 0.0105) == 0
+    assert time.monotonic() - started >= 0.0105
+
+
+def test_readable(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[1].send(b"x")
+    assert waiter.wait(pair[0], READ, LIMIT) == READ
+
+
+def test_writable(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
+    assert waiter.wait(pair[0], WRITE, LIMIT) == WRITE
+
+
+def test_both(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[1].send(b"x")
+    assert waiter.wait(pair[0], READ | WRITE, LIMIT) == READ | WRITE
+
+
+def test_only_what_was_asked_for_is_told(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[1].send(b"x")
+    assert waiter.wait(pair[0], WRITE, LIMIT) == WRITE
+    pair[0].recv(1)
+    assert waiter.wait(pair[0], READ, SHORT) == 0
+
+
+def test_end_of_the_other_side_is_readable(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[1].close()
+    assert waiter.wait(pair[0], READ, LIMIT) == READ
+
+
+def test_failed_connect_is_told_to_the_one_who_waits_for_writing(waiter: Waiter) -> None:
+    with socket.socket() as taken, socket.socket() as sock:
+        taken.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        sock.connect_ex(taken.getsockname())
+        assert waiter.wait(sock, WRITE, LIMIT) & WRITE
+
+
+def test_wake_from_another_thread(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
+    waker = threading.Thread(target=waiter.wake)
+    waker.start()
+    assert waiter.wait(pair[0], READ, LIMIT) == WOKEN
+    waker.join()
+
+
+def test_wake_before_the_wait_is_not_lost(waiter: Waiter) -> None:
+    waiter.wake()
+    assert waiter.wait(None, 0, LIMIT) == WOKEN
+
+
+def test_wake_is_told_once(waiter: Waiter) -> None:
+    waiter.wake()
+    waiter.wait(None, 0, LIMIT)
+    assert waiter.wait(None, 0, SHORT) == 0
+
+
+def test_stale_wake_is_no_timeout_and_hides_nothing(
+    waiter: Waiter, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    waiter.wake()
+    pair[1].send(b"x")
+    assert waiter.wait(pair[0], READ, 0) == READ | WOKEN
+
+
+def test_more_wakes_than_fit_are_one(waiter: Waiter) -> None:
+    for _ in range(100_000):
+        waiter.wake()
+    assert waiter.wait(None, 0, LIMIT) == WOKEN
+    assert waiter.wait(None, 0, 0) == 0
+
+
+def test_wake_after_close_is_harmless(waiter: Waiter) -> None:
+    waiter.close()
+    waiter.wake()
+
+
+def test_no_wait_with_time_zero(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
+    started = time.monotonic()
+    assert waiter.wait(pair[0], READ, 0) == 0
+    assert time.monotonic() - started < 0.5
+
+
+def test_closed_socket_is_an_error_and_no_hang(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[0].close()
+    with pytest.raises((OSError, ValueError)):
+        waiter.wait(pair[0], READ, LIMIT)
+
+
+def test_sockets_may_change_from_wait_to_wait(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[1].send(b"x")
+    assert waiter.wait(pair[0], READ, LIMIT) == READ
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        assert waiter.wait(other, READ, SHORT) == 0
+
+
+# --- the crew ---
+
+
+def test_worker_is_used_again(crew: Crew) -> None:
+    jobs = Jobs(crew)
+    for _ in range(5):
+        jobs.run()
+        jobs.wait_parked(1)
+    assert len(set(jobs.workers)) == 1
+
+
+def test_last_in_first_out(crew: Crew) -> None:
+    jobs, gates = Jobs(crew), [Gate(), Gate(), Gate()]
+    for gate in gates:
+        jobs.run(gate)
+    for number, gate in enumerate(gates):
+        gate.set()
+        jobs.wait_parked(number + 1)
+    jobs.run()
+    assert jobs.workers[3] is jobs.workers[2]
+
+
+def test_busy_worker_is_not_given_a_second_job(crew: Crew) -> None:
+    jobs, gate = Jobs(crew), Gate()
+    jobs.run(gate)
+    jobs.run()
+    gate.set()
+    assert jobs.workers[0] is not jobs.workers[1]
+
+
+def test_names_and_kind(crew: Crew) -> None:
+    jobs = Jobs(crew)
+    jobs.run()
+    assert jobs.workers[0].name.startswith("clientrequest")
+    assert not jobs.workers[0].daemon
+
+
+def test_no_daemon_when_started_by_one(crew: Crew) -> None:
+    jobs = Jobs(crew)
+    starter = threading.Thread(target=jobs.run, daemon=True)
+    starter.start()
+    starter.join(LIMIT)
+    assert not jobs.workers[0].daemon
+
+
+def test_idle_worker_leaves(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_workers, "IDLE", SHORT)
+    jobs = Jobs(crew)
+    jobs.run()
+    jobs.workers[0].join(LIMIT)
+    assert not jobs.workers[0].is_alive()
+    assert crew.parked() == ()
+    assert jobs.workers[0].waiter._receiver.fileno() == -1, "its sockets are open"
+
+
+def test_send_home(crew: Crew) -> None:
+    jobs, gates = Jobs(crew), [Gate(), Gate()]
+    for gate in gates:
+        jobs.run(gate)
+    for gate in gates:
+        gate.set()
+    jobs.wait_parked(2)
+    leaving = crew.send_home()
+    assert set(leaving) == set(jobs.workers)
+    for worker in leaving:
+        worker.join(LIMIT)
+        assert not worker.is_alive()
+
+
+def test_worker_leaves_after_its_job_when_the_program_exits(crew: Crew) -> None:
+    jobs, gate = Jobs(crew), Gate()
+    jobs.run(gate)
+    crew.closing = True
+    gate.set()
+    jobs.workers[0].join(LIMIT)
+    assert not jobs.workers[0].is_alive()
+
+
+def test_exit_hook_frees_the_parked_and_tells_the_busy(crew: Crew) -> None:
+    told = threading.Event()
+    crew.at_exit = told.set
+    jobs = Jobs(crew)
+    jobs.run()
+    jobs.wait_parked(1)
+    crew._exit()
+    assert told.is_set()
+    jobs.workers[0].join(LIMIT)
+    assert not jobs.workers[0].is_alive()
+
+
+def test_hand_over_to_a_worker_that_is_just_leaving(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle time over and next job at the same moment, over and over: no job is lost, none runs twice."""
+    monkeypatch.setattr(_workers, "IDLE", 0.0005)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        ran: list[int] = []
+        for number in range(500):
+            done = threading.Event()
+
+            def job(worker: Worker, number: int = number, done: threading.Event = done) -> None:
+                ran.append(number)
+                done.set()
+
+            crew.run(job)
+            assert done.wait(LIMIT), f"job {number} was lost"
+        assert ran == list(range(500))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_job_for_a_worker_that_has_given_up_waiting_is_done(crew: Crew) -> None:
+    """The narrow place itself: taken out of the parked ones by `run`, before it takes itself out."""
+    jobs = Jobs(crew)
+    jobs.run()
+    jobs.wait_parked(1)
+    (worker,) = crew.parked()
+    crew._parked.remove(worker)
+    gate = threading.Lock()
+    gate.acquire()
+    stays: list[bool] = []
+    leaver = threading.Thread(target=lambda: stays.append(crew._stay(worker, gate)))
+    leaver.start()
+    gate.release()
+    leaver.join(LIMIT)
+    assert stays == [True]
+    worker.hand(None)
+    worker.join(LIMIT)
+
+
+def test_thread_that_cannot_be_started_leaves_nothing_open(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Waiter] = []
+    make = Waiter.__init__
+
+    def remember(waiter: Waiter) -> None:
+        make(waiter)
+        made.append(waiter)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Waiter, "__init__", remember)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        crew.run(lambda worker: None)
+    assert [waiter._receiver.fileno() for waiter in made] == [-1]
+
+
+def test_child_of_a_fork_starts_with_no_workers(crew: Crew) -> None:
+    jobs = Jobs(crew)
+    jobs.run()
+    jobs.wait_parked(1)
+    (worker,) = crew.parked()
+    crew.after_fork()
+    assert crew.parked() == ()
+    assert worker.waiter._receiver.fileno() == -1, "a copy of the parent's socket is open"
+    worker.hand(None)  # in this test there is no child: it really runs
+    worker.join(LIMIT)
+
+
+def test_crew_that_finds_itself_in_another_process_forgets_its_workers(crew: Crew) -> None:
+    jobs = Jobs(crew)
+    jobs.run()
+    jobs.wait_parked(1)
+    (stranger,) = crew.parked()
+    crew._pid = -1
+    jobs.run()
+    assert jobs.workers[1] is not stranger
+    stranger.hand(None)
+    stranger.join(LIMIT)
+
+
+def test_program_has_not_ended_while_the_main_thread_lives() -> None:
+    assert not program_has_ended()
