@@ -81,12 +81,12 @@ class Outbox:
                     "ERR_CONTENT_LENGTH_MISMATCH",
                     f"{self.taken + size} bytes written, {self.length} announced by Content-Length",
                 )
+            if receipt is not None:
+                self.receipts.append((self.taken + size, receipt))
             if self.dropping:
                 self.taken += size
                 self.sent = self.taken
                 return True
-            if receipt is not None:
-                self.receipts.append((self.taken + size, receipt))
             if size:
                 self._chunks.append(chunk)
                 self.taken += size
@@ -154,6 +154,8 @@ class Outbox:
 
     def has_more(self) -> bool:
         """Whether ``take`` would give anything new."""
+        if self.receipts and self.receipts[0][0] <= self._handed:
+            return True  # of an empty chunk
         return bool(self._again) or self.ended or (bool(self._chunks) and not self.corked)
 
     def advance(self, count: int) -> None:

@@ -61,6 +61,7 @@ class _Zlib:
         self._coding = coding
         self._pending = b""
         self._started = False
+        self._padded = False
         self._inflate: Any = None
 
     def feed(self, data: bytes) -> None:
@@ -87,7 +88,8 @@ class _Zlib:
     def _begin(self) -> bool:
         """Set up for the next member; false if there is none, or not enough is here to tell."""
         if self._coding == "gzip":
-            if self._started and self._pending[:2] != b"\x1f\x8b"[: len(self._pending)]:
+            if self._padded or (self._started and self._pending[:2] != b"\x1f\x8b"[: len(self._pending)]):
+                self._padded = True
                 self._pending = b""  # padding behind the last member, which every client passes over
                 return False
             if self._started and len(self._pending) < 2:
@@ -104,7 +106,7 @@ class _Zlib:
         return True
 
     def finish(self) -> None:
-        if self._inflate is not None or (self._pending and not self._started):
+        if self._inflate is not None or self._pending:
             raise _truncated(self._coding)
 
 

@@ -51,8 +51,8 @@ from ._options import HeaderTable, Target, Timeout
 from ._wire import KillHandle, Pools, Wire, map_error
 from ._workers import READ, WOKEN, Waiter, Worker, crew, program_has_ended
 
+# With no NullHandler: a failure that nobody heard of reaches stderr even where logging was never set up.
 log = logging.getLogger("clientrequest")
-log.addHandler(logging.NullHandler())
 
 CONTINUE_WAIT = 1.0  # seconds for which a body waits for "100 Continue"
 ABORT_GRACE = 0.04  # seconds that a wait for the end stays after an abort, for the last events
@@ -136,6 +136,7 @@ class Exchange:
         self._fate: dict[str, ClientRequestError] = {}
         self._exposed: deque[KillHandle] = deque()
         self._unstarted = deque([True])  # taken out by the one who starts it
+        self._unrefusing = deque([True])  # taken out by the one who has late callbacks called
         self._waiter: Optional[Waiter] = None
         self._worker_ident = 0
         self._hop: Optional[Hop] = None
@@ -367,14 +368,16 @@ class Exchange:
             return self._converse(hop, fresh=False)
         except (OSError, ValueError) as error:
             if not self._may_retry():
-                raise map_error(error, hop.target.authority) from None
+                mapped = map_error(error, hop.target.authority)
+                raise mapped from mapped.__cause__  # "from None" would take its cause away
         # The server closed an idle connection just when it was used again (RFC 9112, 9.3.1).
         self.step("retry")
         self._drop_wire()
         try:
             return self._converse(hop, fresh=True)
         except (OSError, ValueError) as error:
-            raise map_error(error, hop.target.authority) from None
+            mapped = map_error(error, hop.target.authority)
+            raise mapped from mapped.__cause__
 
     def _may_retry(self) -> bool:
         wire = self._wire
@@ -751,9 +754,28 @@ class Exchange:
     def _stop_upload(self) -> None:
         """An early answer: nobody wants the rest of the body (RFC 9112, 9.6)."""
         self.outbox.drop()
-        error = TransferError("ERR_CONNECTION_CLOSED", "the server answered before this part of the body was sent")
+        self._refuse_receipts()
+
+    def _refuse_receipts(self) -> None:
+        """Tell those who wrote what will never be sent."""
         for receipt in self.outbox.all_receipts():
-            self._call_back(receipt, error)
+            error = TransferError("ERR_CONNECTION_CLOSED", "the server answered before this part of the body was sent")
+            self._call_back(receipt, self.failure or error)
+
+    def refuse(self) -> None:
+        """Have the callbacks of dropped chunks called; after ``close`` on a worker of their own. Any thread."""
+        if not self.closed:
+            self.wake()
+            return
+        with contextlib.suppress(IndexError):
+            self._unrefusing.pop()
+            crew.run(self._refuse_late)
+
+    def _refuse_late(self, worker: Worker) -> None:
+        self._refuse_receipts()
+        self._unrefusing.append(True)
+        if self.outbox.receipts:
+            self.refuse()
 
     def _attend(self) -> None:
         """See to the response until it is read, thrown away, or nobody can do either any more."""
@@ -761,6 +783,8 @@ class Exchange:
         assert incoming is not None
         while True:
             self.step("attend")
+            if self.outbox.receipts:
+                self._refuse_receipts()
             if not self.strand.inline and incoming.face is EVENTS and self.strand.busy():
                 self._wait(None, 0, None)  # one ``data`` at a time, or a slow loop would fill the memory
             elif incoming.face is EVENTS and incoming.flowing:
@@ -786,7 +810,9 @@ class Exchange:
             self._wait(self._wire_of_body.sock, READ, until, "ERR_TIMED_OUT", "waiting for the body")
         elif piece:
             self._report_download(incoming, last=False)
-            self._emit_response("data", incoming.present(piece))
+            data = incoming.present(piece)
+            if data:  # half a character alone is no text yet
+                self._emit_response("data", data)
         else:
             self._report_download(incoming, last=True)
             rest = incoming.present(b"", last=True)
@@ -801,7 +827,11 @@ class Exchange:
         wants = incoming.wants_more()
         wire = self._wire_of_body
         assert wire is not None
-        ready = self._wait(wire.sock if wants else None, READ if wants else 0, None)
+        # Somebody waits for the end: a server that says nothing more must not keep him waiting for ever.
+        until = self._until(self._timeout.read) if wants and self.awaited else None
+        ready = self._wait(
+            wire.sock if wants else None, READ if wants else 0, until, "ERR_TIMED_OUT", "waiting for the body"
+        )
         if ready & READ:
             incoming.read_ahead()
         if incoming.face is FILE:
@@ -818,7 +848,7 @@ class Exchange:
             return True
         if self.strand.busy() or owner._response_alive():
             return crew.closing and program_has_ended()
-        if self.awaited and not self.taken:
+        if self.awaited and not self.taken and not incoming.may_fit():
             return True
         return crew.closing and program_has_ended()
 
@@ -948,9 +978,7 @@ class Exchange:
             self.incoming.close_wire()
         self.cover()
         failure = self.failure
-        if failure is not None:
-            for receipt in self.outbox.all_receipts():
-                self._call_back(receipt, failure)
+        self._refuse_receipts()
         self.outbox.close()
         try:
             if isinstance(failure, AbortedError):
@@ -996,6 +1024,8 @@ class Exchange:
         if self.incoming is not None:
             self.incoming.detach(self.failure)
         self.news.notify()
+        if self.outbox.receipts:
+            self.refuse()
         if self._abandoned and owner is not None and self.failure is not None and not self.error_seen:
             owner._error_unseen(self.failure)
 

@@ -145,8 +145,12 @@ def parse_fields(text: str) -> Headers:
     match = _FIELD_BLOCK.match(text)
     good = match.end() if match else 0
     if good != len(text):
-        line = text[good:].partition("\n")[0]
-        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"bad header line {line[:60]!r}")
+        # Of the line only the name is shown: what follows may be a cookie.
+        name = re.match(r"[^:=\s]*", text[good:])
+        number = text.count("\n", 0, good) + 1
+        raise ProtocolError(
+            "ERR_INVALID_HTTP_RESPONSE", f"bad header line, number {number}, {name[0][:60] if name else ''!r}"
+        )
     split = [line.partition(":") for line in text.split("\n")]
     return [(name, value.strip("\t \r")) for name, colon, value in split if colon]
 
@@ -191,6 +195,8 @@ def keeps_alive(head: ResponseHead) -> bool:
     options = head.tokens("connection")
     if "close" in options or head.status == 101:
         return False
+    if head.version < (1, 1) and head.values("transfer-encoding"):
+        return False  # faulty framing (RFC 9112, 6.1)
     return head.version >= (1, 1) or "keep-alive" in options
 
 
@@ -273,7 +279,8 @@ class ChunkedFraming(BodyFraming):
     def __init__(self) -> None:
         super().__init__()
         self._left = 0  # bytes of the present chunk that are still to come
-        self._line = b""  # an unfinished size line, trailer section or CRLF
+        self._line = b""  # an unfinished size line, trailer line or CRLF
+        self._trailer_size = 0
         # A plain function: a bound method would be a cycle, and cycles are left to the garbage collector.
         self._state = ChunkedFraming._read_size
 
@@ -328,10 +335,13 @@ class ChunkedFraming(BodyFraming):
         line, position = self._take_line(data, position, MAX_HEAD)
         if line is None:
             return position
+        self._trailer_size += len(line) + 2
         if line == b"":
             self.complete = True
-        elif len(self.trailers) >= MAX_FIELDS:
-            raise ProtocolError("ERR_RESPONSE_HEADERS_TOO_BIG", f"more than {MAX_FIELDS} trailer lines")
+        elif len(self.trailers) >= MAX_FIELDS or self._trailer_size > MAX_HEAD:
+            raise ProtocolError(
+                "ERR_RESPONSE_HEADERS_TOO_BIG", f"more than {MAX_FIELDS} trailer lines, or {MAX_HEAD} bytes of them"
+            )
         else:
             self.trailers += parse_fields(line.decode("latin-1") + "\r\n")
         return position

@@ -256,6 +256,10 @@ class Incoming:
         """Whether the worker should read ahead."""
         return not self.done and self.broken is None and self.buffered < READ_AHEAD and self.face is not FILE
 
+    def may_fit(self) -> bool:
+        """Whether the whole body may yet turn out to be within what is read ahead."""
+        return self.wants_more() and self.total <= READ_AHEAD
+
     def next_piece(self) -> Optional[bytes]:
         """For the ``data`` event, on the worker: the next piece, ``b""`` at the end, ``None`` if it has to wait."""
         with self.turn:
@@ -402,7 +406,8 @@ class Incoming:
                     self._lent = True
                 result = attempt()
             except (OSError, ValueError) as error:
-                raise self._failed(error) from None
+                failure = self._failed(error)
+                raise failure from failure.__cause__
             if result is not None:
                 return result
             now = time.monotonic()

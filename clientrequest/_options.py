@@ -271,7 +271,7 @@ def parse_url(value: object) -> Target:
     except ValueError:
         # What urllib says may have a password in it.
         raise ValueError(f"option 'url': the host or the port is malformed in {_shown(value)!r}") from None
-    if re.search(r"\][^:]", parts.netloc.rpartition("@")[2]):
+    if re.search(r"\][^:]|\[[^:\]]*\]", parts.netloc.rpartition("@")[2]):
         raise ValueError(f"option 'url': the host is malformed in {_shown(value)!r}")
     scheme = parts.scheme.lower()
     if scheme not in DEFAULT_PORTS or not hostname:
@@ -337,8 +337,8 @@ def check_host(value: str, option: str) -> str:
     if not host.isascii():
         try:
             host = host.encode("idna").decode("ascii")
-        except UnicodeError as error:
-            raise ValueError(f"option {option!r}: {_shown(value)!r} is not a host name: {error.reason}") from None
+        except UnicodeError:
+            raise ValueError(f"option {option!r}: {_shown(value)!r} is not a host name") from None
     if not (_is_ipv6(host) if ":" in host else _HOST.fullmatch(host)):
         raise ValueError(f"option {option!r}: {_shown(value)!r} is not a host name or an address")
     return host.lower()
@@ -450,7 +450,11 @@ class HeaderTable:
         return None if entry is None else ", ".join(entry[2])
 
     def remove(self, name: Any) -> None:
-        if self._entries.pop(_header_key(name, check=False), None) is not None:
+        self.discard(_header_key(name, check=False))
+
+    def discard(self, key: str) -> None:
+        """Take a header away if it is there; ``key`` in lower case."""
+        if self._entries.pop(key, None) is not None:
             self._encoded = None
 
     def has(self, name: Any) -> bool:

@@ -10,7 +10,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from ._body import BUFFERED, CHUNKED, LENGTH, NotOpenError, Outbox, Receipt
 from ._dispatch import call_back
@@ -72,7 +72,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         **overrides: Any,
     ) -> None:
         parsed = parse_options(options, overrides)
-        session = _session_of(parsed.session)
+        session = _session_of(parsed.session, parsed.partition)
         session._check_open()
         self._options = parsed
         self._session = session
@@ -244,6 +244,8 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             room = self._write_first(data, receipt)
         if not room:
             self._wait_for_room()
+        if receipt is not None and self._outbox.dropping:
+            self._exchange.refuse()
         return len(data)
 
     def _write_first(self, data: bytes, receipt: Optional[Receipt]) -> bool:
@@ -254,10 +256,11 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
                 return self._outbox.put(data, receipt)
             self._begin()
             self._outbox.written = self._outbox.open = True
-            room = self._outbox.put(data, receipt)
-            if self._outbox.mode is not BUFFERED:
-                self._start()
-            return room
+            try:
+                return self._outbox.put(data, receipt)
+            finally:  # started even when it was too much: the next write finds the body open, and would not start it
+                if self._outbox.mode is not BUFFERED:
+                    self._start()
 
     def _check_may_write(self, what: str) -> None:
         exchange = self._exchange
@@ -290,9 +293,9 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         else:
             sends_body = outbox.written or self.method not in BODILESS
         headers = self._headers
-        headers.remove("proxy-authorization")  # for the proxy only, and there is none
+        headers.discard("proxy-authorization")  # for the proxy only, and there is none
         if not sends_body:
-            headers.remove("transfer-encoding")
+            headers.discard("transfer-encoding")
         self._exchange.start(Hop(self.method, self._options.target, headers, sends_body))
 
     def _wait_for_room(self) -> None:
@@ -307,7 +310,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             # Ctrl-C: whether the chunk counts could not be told, so the body can no longer be a whole one.
             self.abort()
             raise
-        if exchange.over and not outbox.dropping:
+        if exchange.over:
             exchange.raise_failure()
 
     def end(
@@ -342,11 +345,17 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             outbox = self._outbox
             outbox.open = True
             if data is not None:
-                outbox.put(data)
+                try:
+                    outbox.put(data)
+                except ProtocolError:
+                    self._start()  # as in _write_first
+                    raise
                 outbox.written = True
             self._exchange.hold(self)
             self._end_body(receipt)
             self._start()
+        if receipt is not None and outbox.dropping:
+            self._exchange.refuse()
         return self
 
     def _end_body(self, receipt: Optional[Receipt]) -> None:
@@ -469,6 +478,8 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
     # --- as a file ---
 
     mode = "wb"
+    if TYPE_CHECKING:
+        name: Any  # there is none; without it a type checker refuses io.TextIOWrapper(request)
 
     def writable(self) -> bool:
         """Whether more of the body is wanted: not ended, not dead, and not answered early."""
@@ -528,19 +539,20 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
 
     def _dealloc_warn(self, source: object) -> None:
         """Called by the wrappers of ``io`` when they are collected un-closed, before they flush and close us."""
-        self._drop(f"un-closed {type(source).__name__} around {self!r}")
+        self._drop(f"un-closed {type(source).__name__} around ")
 
-    def _drop(self, what: str) -> None:
+    def _drop(self, around: str = "") -> None:
         if self._outbox.ended or self._exchange.over or not self._begun:
             return
-        warnings.warn(f"{what} was dropped; the request is aborted", ResourceWarning, stacklevel=3, source=self)
+        message = f"{around}un-ended {self!r} was dropped; it is aborted"
+        warnings.warn(message, ResourceWarning, stacklevel=3, source=self)
         self._exchange.die(AbortedError("ERR_ABORTED", "the request was dropped before end()"))
 
     def __del__(self) -> None:
         exchange = self.__dict__.get("_exchange")
         if exchange is None or exchange.is_foreign():
             return
-        self._drop(f"un-ended {self!r}")
+        self._drop()
         exchange.abandon(self)
 
     # --- the answer ---
@@ -640,9 +652,9 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
     getUploadProgress = get_upload_progress
 
 
-def _session_of(given: object) -> Session:
+def _session_of(given: object, partition: Optional[str]) -> Session:
     if given is None:
-        return default_session()
+        return default_session() if partition is None else Session.from_partition(partition)
     if not isinstance(given, Session):
         raise TypeError(f"option 'session' must be a Session, not {type(given).__name__}")
     return given

@@ -212,6 +212,8 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
     # --- the file face ---
 
     mode = "rb"
+    if TYPE_CHECKING:
+        name: Any  # there is none; without it a type checker refuses io.TextIOWrapper(response)
 
     def readable(self) -> bool:
         return True

@@ -57,6 +57,21 @@ class Session:
         self._running: set[Exchange] = set()
         self._closed = False
 
+    @classmethod
+    def from_partition(cls, name: str) -> Session:
+        """The one session of that name: the same object at every call, for as long as the program runs.
+
+        Raises:
+            TypeError: the name is no ``str``.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"partition must be a str, not {type(name).__name__}")
+        with _sessions_lock:
+            session = _named.get(name)
+            if session is None or session._closed:
+                session = _named[name] = cls()
+        return session
+
     def request(
         self,
         options: object,
@@ -102,14 +117,12 @@ def _default_headers() -> HeaderTable:
     return headers
 
 
-_default: list[Session] = []
-_default_lock = threading.Lock()
+_DEFAULT = ""  # the name of the default session, which no partition can have: it has none
+_named: dict[str, Session] = {}
+_sessions_lock = threading.Lock()
 
 
 def default_session() -> Session:
     """The session of requests that name none. Made at its first use."""
-    if not _default:
-        with _default_lock:
-            if not _default:
-                _default.append(Session())
-    return _default[0]
+    session = _named.get(_DEFAULT)
+    return Session.from_partition(_DEFAULT) if session is None or session._closed else session

@@ -1,6 +1,7 @@
 """Callbacks on an asyncio loop: the dispatcher takes them there, and nothing blocks it."""
 
 import asyncio
+from typing import Any, Callable
 
 from server import example_server
 
@@ -12,21 +13,24 @@ def fetch(url: str) -> asyncio.Future[bytes]:
     future: asyncio.Future[bytes] = loop.create_future()
     body = bytearray()
 
-    def answered(response: IncomingMessage) -> None:  # on the loop's thread, like every callback here
+    def settle(how: Callable[[Any], None], value: object) -> None:
+        if not future.cancelled():
+            how(value)
+
+    def answered(response: IncomingMessage) -> None:  # on the loop's thread, as every callback is
         response.on("data", body.extend)
-        response.on("end", lambda: future.done() or future.set_result(bytes(body)))
+        response.on("end", lambda: settle(future.set_result, bytes(body)))
 
     request = ClientRequest(url, answered, dispatcher=loop.call_soon_threadsafe)
-    request.on("error", lambda error: future.done() or future.set_exception(error))
-    future.add_done_callback(lambda future: future.cancelled() and request.abort())
+    request.on("error", lambda error: settle(future.set_exception, error))
+    future.add_done_callback(lambda future: request.abort() if future.cancelled() else None)
     request.end()
     return future
 
 
 async def main(url: str) -> None:
     pages = await asyncio.gather(*(fetch(f"{url}/stream?lines={count}&pause=0.1") for count in (3, 4, 5)))
-    for page in pages:
-        print(page.decode().splitlines()[-1])
+    print(*(page.decode().splitlines()[-1] for page in pages), sep=", ")
     try:
         await asyncio.wait_for(fetch(f"{url}/stream?lines=1000&pause=0.1"), timeout=0.3)
     except asyncio.TimeoutError:

@@ -19,7 +19,7 @@ async def upload(url: str) -> None:
     request.on("drain", room.set)
     request.on("error", closed.set_exception)
     request.on("close", room.set)  # a request that dies will never drain; the next write raises
-    request.on("close", lambda: closed.done() or closed.set_result(None))
+    request.on("close", lambda: None if closed.done() else closed.set_result(None))
 
     waits = most = 0
     for _ in range(200):

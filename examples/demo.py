@@ -23,11 +23,6 @@ from clientrequest import AbortedError, ClientRequest, IncomingMessage, __versio
 MB = 1_000_000
 LIMIT = 30  # seconds that any one wait may take
 
-try:
-    from tqdm import tqdm
-except ImportError:
-    tqdm = None  # type: ignore[assignment, misc]
-
 
 class Meter:
     """A progress bar in a terminal; a line for every quarter elsewhere."""
@@ -36,14 +31,16 @@ class Meter:
         self._total = total
         self._quarters = 0
         self._bar: Any = None
-        if tqdm is not None and sys.stdout.isatty():
-            self._bar = tqdm(
-                total=total, unit="B", unit_scale=True, desc="  upload", file=sys.stdout, miniters=1, mininterval=0
-            )
+        if sys.stdout.isatty():
+            with contextlib.suppress(ImportError):
+                from tqdm import tqdm
+
+                self._bar = tqdm(desc="  upload", total=total, unit="B", unit_scale=True, file=sys.stdout)
 
     def show(self, current: int) -> None:
         if self._bar is not None:
-            self._bar.update(current - self._bar.n)
+            self._bar.n = current
+            self._bar.refresh()
         elif current * 4 // self._total > self._quarters:
             self._quarters = current * 4 // self._total
             say(f"{self._quarters * 25} % sent")
@@ -83,18 +80,18 @@ def data(size: int) -> Iterator[bytes]:
 
 
 def upload(url: str, size: int = 15 * MB, rate: int = 4 * MB) -> None:
-    title(f"1. Upload: a request is a file to write to. {size // MB} MB, to a server that reads {rate // MB} MB a second:")
+    title(f"1. Upload: a request is a file to write to. {size // MB} MB to a server that reads {rate // MB} MB/s.")
     request = ClientRequest(f"{url}/upload?rate={rate}", method="POST", chunked_encoding=True)
     digest = hashlib.sha256()
     answer = bytearray()
     with contextlib.closing(Meter(size)) as meter:
 
-        @request.on("response")
         def answered(response: IncomingMessage) -> None:
             meter.say(f"event: response, {response.status_code} {response.status_message}")
             response.on("data", answer.extend)
             response.on("end", lambda: meter.say("event: end of the response"))
 
+        request.on("response", answered)
         request.on("upload-progress", lambda current, total: meter.show(current))
         request.on("finish", lambda: meter.say("event: finish, all of the body is with the worker"))
         request.on("close", lambda: meter.say("event: close"))

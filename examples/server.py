@@ -35,7 +35,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 BLOCK = 64 * 1024  # bytes handled at once
 LINE = 8 * 1024  # the longest line of a chunked body
-WINDOW = 256 * 1024  # bytes the system may receive ahead of us; small, so that a client soon notices a slow reader
+# As on a small network, where a client soon notices a slow reader; on the loopback it could send megabytes ahead.
+WINDOW = 64 * 1024  # bytes that the system receives before we ask for them
+SEGMENT = 1448  # bytes of a packet
 LINGER = 2.0  # seconds for which a closing connection still listens, so that its last answer is not lost
 
 
@@ -258,6 +260,8 @@ class ExampleServer(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
+        with contextlib.suppress(AttributeError, OSError):
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
         socketserver.TCPServer.server_bind(self)  # HTTPServer's own asks a name server for our name
 
     def get_request(self) -> tuple[socket.socket, Any]:

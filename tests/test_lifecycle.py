@@ -176,7 +176,9 @@ def test_way_of_a_good_request(moves: Moves, send: Callable[[ClientRequest], Non
 
 def test_way_over_tls(moves: Moves) -> None:
     with Peer(echo_json, tls=server_context()) as peer, Session(tls=ca_path()) as session:
-        recorder = Recorder(ClientRequest(peer.url(), session=session).end(), consume=True)
+        request = ClientRequest(peer.url(), session=session)
+        recorder = Recorder(request, consume=True)
+        request.end()
         recorder.wait("close")
     assert moves.path() == PATH
 
@@ -214,7 +216,9 @@ def test_idle_connection_that_died_is_one_more_way(moves: Moves) -> None:
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Le", b"nonsense\r\n\r\n", OK[:-1]])
 def test_damaged_answer_keeps_the_law(moves: Moves, answer: bytes) -> None:
     with Peer(scripted(answer)) as peer, Session() as session:
-        recorder = Recorder(ClientRequest(peer.url(), session=session).end(), consume=True)
+        request = ClientRequest(peer.url(), session=session)
+        recorder = Recorder(request, consume=True)
+        request.end()
         recorder.wait("close")
     assert "error" in recorder.names("request") + recorder.names("response")
     check_law(recorder)

@@ -14,7 +14,7 @@ from typing import Callable
 
 import pytest
 
-from clientrequest import ClientRequest, IncomingMessage, InvalidStateError, Session
+from clientrequest import ClientRequest, IncomingMessage, InvalidStateError, RequestTimeout, Session, Timeout
 from clientrequest._incoming import READ_AHEAD
 from tests.support import LIMIT, Conn, Gate, Handler, Peer, Recorder, ca_path, echo_json, scripted, server_context
 
@@ -470,13 +470,38 @@ def test_a_larger_body_waits_for_its_reader(serve: Serve, session: Session) -> N
     assert request.wait(LIMIT)
 
 
-def test_wait_throws_a_body_away_that_nobody_took(serve: Serve, session: Session) -> None:
-    peer = serve(scripted(OK + b"Content-Length: 10\r\n\r\nabc", Conn.wait_closed))
+TOO_MUCH = [
+    OK + b"Content-Length: %d\r\n\r\nabc" % (READ_AHEAD + 1),
+    CHUNKED + b"%x\r\n%b\r\n" % (READ_AHEAD + 1, BODY + b"!"),
+    OK + b"\r\n" + BODY + b"!",
+]
+
+
+@pytest.mark.parametrize("start", TOO_MUCH, ids=["length", "chunked", "close"])
+def test_wait_throws_a_body_away_that_nobody_took(serve: Serve, session: Session, start: bytes) -> None:
+    peer = serve(scripted(start, Conn.wait_closed))
     request = get(session, peer)
     assert request.wait(LIMIT)
     peer.join()  # the client has closed
     with pytest.raises(InvalidStateError, match="discarded"):
         request.get_response(0).read()
+
+
+def test_wait_throws_no_small_body_away_however_late_it_comes() -> None:
+    rest = Gate()
+    with Peer(scripted(OK + b"Content-Length: 4\r\n\r\nab", rest, b"cd", Conn.wait_closed)) as peer:
+        request = ClientRequest(peer.url("/")).end()
+        assert not request.wait(SHORT)
+        rest.set()
+        assert request.wait(LIMIT)
+        assert request.get_response(0).read() == b"abcd"
+
+
+def test_wait_for_a_small_body_that_never_comes_ends_by_the_read_timeout() -> None:
+    with Peer(scripted(OK + b"Content-Length: 4\r\n\r\nab", Conn.wait_closed)) as peer:
+        request = ClientRequest(peer.url("/"), timeout=Timeout(read=SHORT)).end()
+        with pytest.raises(RequestTimeout, match="ERR_TIMED_OUT"):
+            request.wait(LIMIT)
 
 
 def test_wait_in_one_thread_does_not_throw_away_what_another_has_asked_for() -> None:
