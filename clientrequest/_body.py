@@ -49,6 +49,9 @@ class Outbox:
         self.open = False  # between the first write and the end; writers look only here
         self.written = False  # write() was called, be it with nothing
         self.ended = False
+        self.started = False  # some of it was given to the network
+        self.finished = False  # all of it is with the worker
+        self.reported = 0.0  # when progress was last told
         self.dropping = False  # nobody wants the rest
         self.corked = 0
         self.need_drain = False
@@ -111,6 +114,13 @@ class Outbox:
             self.corked = 0
             self.ended = True
         self.wake()
+
+    @property
+    def total(self) -> int:
+        """Bytes of the whole body, 0 while nobody knows."""
+        if self.length is not None:
+            return self.length
+        return self.taken if self.ended else 0
 
     @property
     def waiting(self) -> int:

@@ -14,6 +14,8 @@ from typing import Any, Optional, Protocol
 
 from ._errors import ProtocolError
 
+MOST_CODINGS = 5  # one inside the other; each costs a window of memory
+
 
 class Decoder(Protocol):
     """One content coding. ``read`` gives ``b""`` once it needs more input."""
@@ -27,8 +29,13 @@ class Decoder(Protocol):
 
 
 def make_decoder(codings: list[str]) -> Optional[Decoder]:
-    """The decoder for a ``Content-Encoding`` with these items; ``None`` where it is unknown or not installed."""
+    """The decoder for a ``Content-Encoding`` with these items; ``None`` where it is unknown or not installed.
+
+    Raises ``ProtocolError`` for too many of them.
+    """
     applied = [coding for coding in codings if coding != "identity"]
+    if len(applied) > MOST_CODINGS:
+        raise ProtocolError("ERR_CONTENT_DECODING_FAILED", f"more than {MOST_CODINGS} content codings")
     if not applied or any(coding not in _FACTORIES or not _available(coding) for coding in applied):
         return None
     decoder: Optional[Decoder] = None
@@ -121,6 +128,7 @@ class _Brotli:
         brotli = importlib.import_module("brotli")
         self._error: type[Exception] = brotli.error
         self._decompressor: Any = brotli.Decompressor()
+        self._ready = b""  # its limit is a rough one: what came out beyond it
         self._pending = b""
         self._started = False
 
@@ -129,11 +137,14 @@ class _Brotli:
         self._pending += data
 
     def read(self, limit: int) -> bytes:
+        ready = self._ready or self._process(limit)
+        self._ready = ready[limit:]
+        return ready[:limit]
+
+    def _process(self, limit: int) -> bytes:
         while not self._decompressor.is_finished():
             # It keeps what it could not put out yet, and refuses new input until that is taken.
             more = self._decompressor.can_accept_more_data()
-            if more and not self._pending:
-                return b""
             data, self._pending = (self._pending, b"") if more else (b"", self._pending)
             try:
                 piece: bytes = self._decompressor.process(data, output_buffer_limit=limit)
@@ -141,6 +152,8 @@ class _Brotli:
                 raise _damaged("br", cause) from cause
             if piece:
                 return piece
+            if more and not data:  # asked with nothing, as output may be left when all input is taken
+                return b""
         self._pending = b""
         return b""
 

@@ -111,7 +111,7 @@ class Incoming:
         self._read_timeout = read_timeout
         self._idle_limit = idle_limit
         self._face: dict[str, str] = {}
-        self._lent = False
+        self._lent = 0.0  # seconds for which a receive waits
         self._reader: Optional[io.BufferedReader] = None
         self._decoder: Optional[Decoder] = make_decoder(head.tokens("content-encoding")) if decode else None
 
@@ -193,6 +193,7 @@ class Incoming:
     def _fill(self, size: int) -> bool:
         """Have something in the buffer; false if nothing has come yet. At the end ``done`` is set instead."""
         while not self.buffer and not self.done:
+            self._check_deadline()  # a server that never pauses is never waited for
             if self._decoder is not None:
                 piece = self._decoder.read(size)
                 if piece:
@@ -392,35 +393,47 @@ class Incoming:
 
     def _blocking(self, attempt: Callable[[], Optional[int]]) -> Optional[int]:
         """Call ``attempt`` until it gives something; the socket itself waits, for a slice at a time."""
-        started: Optional[float] = None
+        quiet_since: Optional[float] = None
         while True:
             if self._carrier.failure is not None:
                 raise self._carrier.failure
+            if self.closed:
+                raise ValueError("I/O operation on a closed response")
             if self.done:
                 return None
             if self.broken is not None:
                 raise self._failed(self.broken)
             try:
-                if not self._lent:
-                    self._wire.lend(min(SLICE, self._read_timeout or SLICE))
-                    self._lent = True
+                pause = self._longest_pause(quiet_since)
+                if pause != self._lent:
+                    self._wire.lend(pause)
+                    self._lent = pause
                 result = attempt()
             except (OSError, ValueError) as error:
                 failure = self._failed(error)
                 raise failure from failure.__cause__
             if result is not None:
                 return result
-            now = time.monotonic()
-            started = now if started is None else started
-            self._check_time(now, started)
+            if quiet_since is None:
+                quiet_since = time.monotonic() - pause
 
-    def _check_time(self, now: float, started: float) -> None:
-        slice_length = min(SLICE, self._read_timeout or SLICE)
-        if self._read_timeout is not None and now - started + slice_length >= self._read_timeout:
-            raise self._failed(RequestTimeout("ERR_TIMED_OUT", f"{self._where}: no data for {self._read_timeout} s"))
+    def _longest_pause(self, quiet_since: Optional[float]) -> float:
+        """Seconds for which a receive may wait now. Raises ``RequestTimeout`` when there are none left."""
+        pause = SLICE
+        if self._read_timeout is not None:
+            quiet = 0.0 if quiet_since is None else time.monotonic() - quiet_since
+            if quiet >= self._read_timeout:
+                raise RequestTimeout("ERR_TIMED_OUT", f"{self._where}: no data for {self._read_timeout} s")
+            pause = min(pause, self._read_timeout - quiet)
+        if self._carrier.deadline is not None:
+            self._check_deadline()
+            pause = min(pause, max(0.001, self._carrier.deadline - time.monotonic()))
+        return pause
+
+    def _check_deadline(self) -> None:
         deadline = self._carrier.deadline
-        if deadline is not None and now >= deadline:
-            raise self._failed(RequestTimeout("ERR_TIMED_OUT", f"{self._where}: the total timeout is over"))
+        if deadline is not None and time.monotonic() >= deadline:
+            raise RequestTimeout("ERR_TIMED_OUT", f"{self._where}: the total timeout is over")
 
     def _failed(self, error: Union[OSError, ValueError]) -> ClientRequestError:
         """Have the request die of this; what comes back is what it died of in fact, the first cause."""

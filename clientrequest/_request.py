@@ -16,11 +16,13 @@ from ._body import BUFFERED, CHUNKED, LENGTH, NotOpenError, Outbox, Receipt
 from ._dispatch import call_back
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProtocolError
 from ._events import Emitter, EventTarget
-from ._exchange import Exchange, Hop, log
+from ._exchange import Exchange
 from ._incoming import Incoming
+from ._life import log
 from ._lifecycle import REQUEST_EVENTS
 from ._options import BODILESS, HeaderTable, check_framing_header, parse_options
 from ._response import IncomingMessage
+from ._round_trip import Hop
 from ._session import Session, default_session
 
 _BLOCK = 64 * 1024  # bytes that pipe_from reads at once
@@ -250,17 +252,28 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
 
     def _write_first(self, data: bytes, receipt: Optional[Receipt]) -> bool:
         """A write that found the body not open: the first one, or one too late."""
-        with self._lock:
-            self._check_may_write("write")
-            if self._outbox.open:  # another thread's write was the first
-                return self._outbox.put(data, receipt)
-            self._begin()
-            self._outbox.written = self._outbox.open = True
-            try:
-                return self._outbox.put(data, receipt)
-            finally:  # started even when it was too much: the next write finds the body open, and would not start it
-                if self._outbox.mode is not BUFFERED:
-                    self._start()
+        try:
+            with self._lock:
+                self._check_may_write("write")
+                if self._outbox.open:  # another thread's write was the first
+                    return self._outbox.put(data, receipt)
+                self._begin()
+                self._open()
+                self._outbox.written = True
+                try:
+                    return self._outbox.put(data, receipt)
+                finally:  # started even when it was too much: the next write finds the body open, and starts nothing
+                    if self._outbox.mode is not BUFFERED:
+                        self._start()
+        finally:
+            self._exchange.launch()
+
+    def _open(self) -> None:
+        """Let ``write()`` put its chunks into the outbox directly, unless an abort came first."""
+        self._outbox.open = True
+        if self._exchange.failure is not None:
+            self._outbox.open = False
+            self._exchange.raise_failure()
 
     def _check_may_write(self, what: str) -> None:
         exchange = self._exchange
@@ -339,21 +352,24 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         receipt = None
         if callback is not None or not isinstance(encoding, str):
             receipt = _receipt(callback, encoding)
-        with self._lock:
-            self._check_may_write("end")
-            self._begin()
-            outbox = self._outbox
-            outbox.open = True
-            if data is not None:
-                try:
-                    outbox.put(data)
-                except ProtocolError:
-                    self._start()  # as in _write_first
-                    raise
-                outbox.written = True
-            self._exchange.hold(self)
-            self._end_body(receipt)
-            self._start()
+        outbox = self._outbox
+        try:
+            with self._lock:
+                self._check_may_write("end")
+                self._begin()
+                self._open()
+                if data is not None:
+                    try:
+                        outbox.put(data)
+                    except ProtocolError:
+                        self._start()  # as in _write_first
+                        raise
+                    outbox.written = True
+                self._exchange.hold(self)
+                self._end_body(receipt)
+                self._start()
+        finally:
+            self._exchange.launch()
         if receipt is not None and outbox.dropping:
             self._exchange.refuse()
         return self
@@ -362,7 +378,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         try:
             self._outbox.end(receipt)
         except ProtocolError as error:
-            self._exchange.fail(error)
+            self._exchange.condemn(error)
             self._exchange.raise_failure()
             raise
 
@@ -436,8 +452,9 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
                     "flush_headers() needs chunked_encoding or a Content-Length header; this body waits for end()"
                 )
             self._begin()
-            self._outbox.open = True
+            self._open()
             self._start()
+        self._exchange.launch()
 
     def cork(self) -> None:
         """Hold back what is written until ``uncork()`` or ``end()``. Calls nest."""
@@ -473,7 +490,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
     @property
     def writable_finished(self) -> bool:
         """Whether all of the body is with the worker (the ``finish`` event)."""
-        return self._exchange.finished
+        return self._outbox.finished
 
     # --- as a file ---
 
@@ -636,7 +653,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         exchange = self._exchange
         if not exchange.started or exchange.over:
             return UploadProgress(False, False, 0, 0)
-        return UploadProgress(True, exchange.body_started, self._outbox.position, exchange.upload_total)
+        return UploadProgress(True, self._outbox.started, self._outbox.position, self._outbox.total)
 
     def _error_unseen(self, error: ClientRequestError) -> None:
         if not isinstance(error, AbortedError):

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import random
+import shutil
 import sys
 import threading
 import time
@@ -35,7 +36,8 @@ class Meter:
             with contextlib.suppress(ImportError):
                 from tqdm import tqdm
 
-                self._bar = tqdm(desc="  upload", total=total, unit="B", unit_scale=True, file=sys.stdout)
+                width = min(100, shutil.get_terminal_size().columns - 1)
+                self._bar = tqdm(desc="  upload", total=total, unit="B", unit_scale=True, ncols=width, file=sys.stdout)
 
     def show(self, current: int) -> None:
         if self._bar is not None:

@@ -820,15 +820,18 @@ class TestCallbacks:
         assert all(isinstance(error, ClientRequestError) for error in calls.errors)
 
     def test_after_an_early_answer_was_read_they_get_the_error(self) -> None:
-        calls = Calls()
+        calls, last = Calls(), Gate()
         with Peer(scripted(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n", Conn.hold, body=False)) as peer:
             request = post(peer, "chunked")
             request.write(b"a")
             assert request.wait(LIMIT)
-            request.write(b"b", "utf-8", calls.expect("after"))
-            request.end(b"c", "utf-8", calls.expect("end"))
-        assert calls.names == ["after", "end"]
+            for number in range(50):
+                request.write(b"b", "utf-8", calls.expect(f"write {number}"))
+            request.end(b"c", "utf-8", lambda error: (calls.expect("end")(error), last.set()))
+            last.wait()
+        assert calls.names == [*(f"write {number}" for number in range(50)), "end"]
         assert all(isinstance(error, ClientRequestError) for error in calls.errors)
+        assert threading.get_ident() not in calls.threads
 
 
 class TestCork:
@@ -838,6 +841,7 @@ class TestCork:
             request = post(peer, "chunked")
             request.write(b"open")
             assert chunks.get(timeout=LIMIT) == b"open"
+            request.flush()
             request.cork()
             request.write(b"a")
             request.write(b"b")
@@ -1022,18 +1026,18 @@ class TestJoining:
     @pytest.mark.parametrize("tls", [False, True])
     def test_lone_small_writes_are_not_delayed(self, tls: bool) -> None:
         chunks: queue.Queue[bytes] = queue.Queue()
-        with Peer(chunk_reader(chunks), tls=server_context() if tls else None) as peer:
-            with Session(tls=ca_path()) as session:
-                request = post(peer, "chunked", session=session)
-                request.write(b"!")
-                chunks.get(timeout=LIMIT)
-                start = time.monotonic()
-                for number in range(100):
-                    request.write(bytes([number]))
-                    assert chunks.get(timeout=LIMIT) == bytes([number])
-                took = time.monotonic() - start
-                request.end()
-                assert request.wait(LIMIT)
+        context = server_context() if tls else None
+        with Peer(chunk_reader(chunks), tls=context) as peer, Session(tls=ca_path()) as session:
+            request = post(peer, "chunked", session=session)
+            request.write(b"!")
+            chunks.get(timeout=LIMIT)
+            start = time.monotonic()
+            for number in range(100):
+                request.write(bytes([number]))
+                assert chunks.get(timeout=LIMIT) == bytes([number])
+            took = time.monotonic() - start
+            request.end()
+            assert request.wait(LIMIT)
         assert took < 2.0  # Nagle's algorithm alone would make it 4 s
 
     def test_writing_goes_on_while_the_server_does_not_read(self) -> None:

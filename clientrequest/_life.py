@@ -1,0 +1,361 @@
+"""The life of one request: who may end it, how everybody learns of it, and how its worker waits.
+
+Everything that can end a request goes through ``die``: the first cause wins, is kept in ``_fate``, and takes no lock,
+so that ``abort`` works from any thread, signal handler and ``__del__``. The worker notices at its next step, and
+unwinds.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections import deque
+from typing import Any, Optional, Protocol
+
+from ._body import Outbox, Receipt
+from ._dispatch import Dispatcher, Strand, report
+from ._errors import (
+    AbortedError,
+    ClientRequestError,
+    InvalidStateError,
+    ListenerError,
+    RequestTimeout,
+    TransferError,
+)
+from ._events import Emitter, observe
+from ._gates import Gate
+from ._incoming import Incoming
+from ._lifecycle import CLOSING_EVENTS, Phase
+from ._options import Target, Timeout
+from ._wire import KillHandle
+from ._workers import READ, WOKEN, Waiter, crew, program_has_ended
+
+# With no NullHandler: a failure that nobody heard of reaches stderr even where logging was never set up.
+log = logging.getLogger("clientrequest")
+
+ABORT_GRACE = 0.04  # seconds that a wait for the end stays after an abort, for the last events
+EXIT_PERIOD = 0.05  # seconds between two looks at whether the program has ended
+
+
+class Owner(Protocol):
+    """What is seen of the ``ClientRequest`` from down here."""
+
+    _emitter: Emitter
+
+    def _response_for(self, incoming: Incoming) -> Any:
+        """The ``IncomingMessage`` for users."""
+
+    def _response_alive(self) -> bool:
+        """Whether somebody holds it."""
+
+    def _error_unseen(self, error: ClientRequestError) -> None:
+        """Nobody was told of this error."""
+
+
+class _Success(ClientRequestError):
+    """Stands where a cause of death would stand, once nothing can go wrong any more."""
+
+
+SUCCESS = _Success()
+
+
+class Life:
+    """What is left of a request when its way over the network is taken away.
+
+    Args:
+        owner: the request; held weakly until its body has ended, see ``hold``.
+        outbox: the body.
+        timeout: the limits.
+        dispatcher: where callbacks run, ``None`` for the worker.
+    """
+
+    def __init__(self, owner: Owner, outbox: Outbox, timeout: Timeout, dispatcher: Optional[Dispatcher]) -> None:
+        self.outbox = outbox
+        self.timeout = timeout
+        self.phase = Phase.NEW
+        self.news = Gate()  # for whoever waits for the head or for the end
+        self.incoming: Optional[Incoming] = None
+        self.response_out = False  # users know of it
+        self.closed = False
+        self.awaited = False  # somebody waits for the end
+        self.taken = False  # somebody asked for the response
+        self.abandoned = False  # nobody holds the request
+        self.error_seen = False
+        self.timed_out = False
+        self.deadline: Optional[float] = None  # of the whole transaction
+        self.connect_deadline: Optional[float] = None
+        self.target: Optional[Target] = None  # of the present hop
+        self.strand = Strand(contextvars.copy_context(), dispatcher, self.wake)
+        self._debug = log.isEnabledFor(logging.DEBUG)
+        self._weak_owner = weakref.ref(owner)
+        self._owner: Optional[Owner] = None
+        self._pid = os.getpid()
+        self._fate: dict[str, ClientRequestError] = {}
+        self._exposed: deque[KillHandle] = deque()
+        self._waiter: Optional[Waiter] = None
+        self._worker_ident = 0
+        self._end_told = False
+        outbox.wake = self.wake
+
+    # --- who holds it ---
+
+    def hold(self, owner: Owner) -> None:
+        """Keep the request alive: its body has ended, so it goes on even when nobody holds it."""
+        if not self.closed:
+            self._owner = owner
+
+    def let_go(self) -> None:
+        """Hold it no more: from here on it lives as long as somebody can do something with it."""
+        if not self.abandoned:
+            self._owner = None
+
+    def current_owner(self) -> Optional[Owner]:
+        """The request; ``None`` if nobody holds it and nothing keeps it."""
+        return self._owner or self._weak_owner()
+
+    # --- its end; from any thread ---
+
+    @property
+    def failure(self) -> Optional[ClientRequestError]:
+        """What the request died of; ``None`` while it lives, and after a good end."""
+        error = self._fate.get("cause")
+        return None if error is SUCCESS else error
+
+    @property
+    def over(self) -> bool:
+        return bool(self._fate)
+
+    def is_foreign(self) -> bool:
+        """Whether this is a copy, in a forked child, of a request that belongs to the parent."""
+        return self._pid != os.getpid()
+
+    def check_process(self) -> None:
+        if self.is_foreign():
+            raise InvalidStateError("this request belongs to another process (it was made before a fork)")
+
+    def die(self, error: ClientRequestError) -> bool:
+        """End the request; true if this is what ended it. No lock: fit for signal handlers and ``__del__``."""
+        if self._fate.setdefault("cause", error) is not error:
+            return False
+        owner = self._owner or self._weak_owner()
+        if owner is not None:
+            error.request = owner  # type: ignore[assignment]
+        self.outbox.open = False
+        self._shut_exposed()
+        self.wake()
+        self.outbox.room.notify()
+        self.news.notify()
+        return True
+
+    def wake(self) -> None:
+        """Have the worker look at its state again."""
+        waiter = self._waiter
+        if waiter is not None and threading.get_ident() != self._worker_ident:
+            waiter.wake()
+
+    def _shut_exposed(self) -> None:
+        while True:
+            try:
+                handle = self._exposed.pop()
+            except IndexError:
+                return
+            handle.shut()
+
+    # --- waiting; on the user's threads ---
+
+    def wait_closed(self, timeout: Optional[float]) -> bool:
+        self.awaited = True
+        self.wake()
+        over = self.news.wait_for(lambda: self.closed or isinstance(self.failure, AbortedError), timeout)
+        if over and not self.closed:
+            # An abort must free everybody at once; a moment is left for its events to be out first.
+            self.news.wait_for(lambda: self.closed, ABORT_GRACE)
+        return over
+
+    def wait_head(self, timeout: Optional[float]) -> Optional[Incoming]:
+        """The response, or ``None`` when time is over. Raises what the request died of before there was one."""
+        self.taken = True
+        if not self.news.wait_for(lambda: self.incoming is not None or self.over, timeout):
+            return None
+        if self.incoming is None or isinstance(self.failure, AbortedError):
+            self.raise_failure()
+        return self.incoming
+
+    def raise_failure(self) -> None:
+        """Raise what the request died of, if it did."""
+        error = self.failure
+        if error is not None:
+            self.error_seen = True
+            raise error
+
+    # --- Scope and Carrier, for the wire and the body ---
+
+    def wait_connecting(self, sock: Any, events: int) -> None:
+        ready = self.wait(sock, events, self.connect_deadline, "ERR_CONNECTION_TIMED_OUT", "connecting")
+        while events and not ready & events:
+            ready = self.wait(sock, events, self.connect_deadline, "ERR_CONNECTION_TIMED_OUT", "connecting")
+
+    def expose(self, handle: KillHandle) -> None:
+        self._exposed.append(handle)
+        if self._fate:  # asked again: the abort may have come before it was there
+            self._shut_exposed()
+            self.check()
+
+    def cover(self) -> bool:
+        try:
+            self._exposed.pop()
+        except IndexError:
+            return False
+        return True
+
+    # --- on the worker ---
+
+    def step(self, name: str) -> None:
+        """The worker has come to this point; here it notices that the request is over."""
+        if self._debug:
+            log.debug("request %x: %s", id(self), name)
+        if self._fate:
+            raise self._fate["cause"]
+
+    def check(self) -> None:
+        if self._fate:
+            raise self._fate["cause"]
+
+    def move(self, phase: Phase) -> None:
+        self.phase = phase  # by ``_lifecycle.MOVES``, which the tests hold every move against
+
+    def until(self, limit: Optional[float]) -> Optional[float]:
+        return None if limit is None else time.monotonic() + limit
+
+    def wait(self, sock: Any, events: int, until: Optional[float], code: Optional[str] = None, what: str = "") -> int:
+        """Wait for ``events`` on a socket, or for ``wake``: what holds. Raises once the request is over.
+
+        Reaching ``until`` gives 0 without a ``code``, and is the request's end with one; the total timeout always is.
+        """
+        waiter = self._waiter
+        assert waiter is not None
+        while True:
+            self.check()
+            timeout = self._time_left(until, code, what)
+            if timeout is not None and timeout <= 0:
+                return 0
+            if crew.closing:
+                self._check_program()
+                timeout = EXIT_PERIOD if timeout is None else min(timeout, EXIT_PERIOD)
+            ready = waiter.wait(sock, events, timeout)
+            if ready:
+                self.check()
+                return ready
+            if crew.closing:
+                return WOKEN
+
+    def is_readable(self, sock: Any) -> bool:
+        """Whether there is something to receive; does not wait. Raises once the request is over."""
+        waiter = self._waiter
+        assert waiter is not None
+        ready = waiter.wait(sock, READ, 0)
+        self.check()
+        return bool(ready & READ)
+
+    def _time_left(self, until: Optional[float], code: Optional[str], what: str) -> Optional[float]:
+        deadline = self.deadline
+        if until is None and deadline is None:
+            return None
+        now = time.monotonic()
+        if deadline is not None and now >= deadline:
+            raise self._timeout_error("ERR_TIMED_OUT", f"the total timeout of {self.timeout.total} s is over")
+        if until is not None and now >= until:
+            if code is None:
+                return 0.0
+            raise self._timeout_error(code, f"timeout while {what}")
+        ends = [end for end in (until, deadline) if end is not None]
+        return min(ends) - now
+
+    def _timeout_error(self, code: str, detail: str) -> RequestTimeout:
+        self.timed_out = True
+        where = self.target.authority if self.target is not None else ""
+        return RequestTimeout(code, f"{where}: {detail}")
+
+    def _check_program(self) -> None:
+        """At interpreter exit: a request that nobody is left to end cannot be waited for."""
+        if self.outbox.ended or self.incoming is not None or not program_has_ended():
+            return
+        warnings.warn("a request was not ended when the program ended; it is aborted", ResourceWarning, stacklevel=2)
+        self.die(AbortedError("ERR_ABORTED", "the program ended without end()"))
+        self.check()
+
+    # --- events; on the worker ---
+
+    def emit(self, name: str, *args: object) -> None:
+        owner = self.current_owner()
+        if owner is not None and owner._emitter.has(name):
+            self._post(owner._emitter, name, args)
+
+    def emit_response(self, name: str, *args: object) -> None:
+        incoming = self.incoming
+        if incoming is not None and incoming.emitter.has(name):
+            self._post(incoming.emitter, name, args)
+
+    def _post(self, emitter: Emitter, name: str, args: tuple[object, ...]) -> None:
+        closing = name in CLOSING_EVENTS
+
+        def task() -> None:
+            if self.failure is not None and not closing:
+                return
+            if name == "aborted" and self._end_told:
+                return  # who was told of the end has all of the body
+            self._end_told = self._end_told or name == "end"
+            error = emitter.emit(name, *args)
+            if error is not None:
+                if closing:
+                    report(error)
+                else:
+                    self._listener_raised(f"{name!r} listener", error)
+
+        self.strand.run(task)
+        if self.strand.broken is not None and not closing:
+            failure = ListenerError("ERR_FAILED", f"the dispatcher raised: {self.strand.broken!r}")
+            failure.__cause__ = self.strand.broken
+            self.die(failure)
+        if self.strand.inline and not closing:
+            self.check()
+
+    def _listener_raised(self, who: str, error: BaseException) -> None:
+        failure = ListenerError("ERR_FAILED", f"a {who} raised {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        if not self.die(failure) and error is not self.failure:  # a read in it may well raise what we died of
+            report(error)
+
+    def observe(self, signal: Any, **details: object) -> None:
+        if signal.receivers:
+            owner = self.current_owner()
+            if owner is not None:
+                self.strand.run(lambda: observe(signal, owner, **details))
+
+    # --- the callbacks of write() and end(); on the worker ---
+
+    def call_back(self, receipt: Receipt, error: Optional[ClientRequestError]) -> None:
+        # Asked when it runs: with a dispatcher the request may have died meanwhile.
+        self.strand.run(lambda: self._run_receipt(receipt, error or self.failure))
+        if self.strand.inline and error is None:
+            self.check()
+
+    def _run_receipt(self, receipt: Receipt, error: Optional[ClientRequestError]) -> None:
+        try:
+            receipt(error)
+        except BaseException as raised:
+            if error is None:
+                self._listener_raised("write or end callback", raised)
+            else:
+                report(raised)
+
+    def refuse_receipts(self) -> None:
+        """Tell those who wrote what will never be sent."""
+        for receipt in self.outbox.all_receipts():
+            error = TransferError("ERR_CONNECTION_CLOSED", "the server answered before this part of the body was sent")
+            self.call_back(receipt, self.failure or error)

@@ -1,0 +1,338 @@
+"""One round trip: a request head and body out on one connection, response heads in, both at once.
+
+The server may answer at any moment, also while the body is still being written: that answer ends the sending.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Optional
+
+from ._body import BUFFERED, CHUNKED
+from ._errors import ProtocolError, RequestTimeout, TransferError
+from ._http1 import (
+    LAST_CHUNK,
+    MAX_INTERIM,
+    Bytes,
+    HeadReader,
+    ResponseHead,
+    encode_chunk_size,
+    encode_request_head,
+)
+from ._incoming import PROGRESS_PERIOD
+from ._life import Life
+from ._lifecycle import Phase
+from ._options import HeaderTable, Target
+from ._wire import Wire
+from ._workers import READ
+
+CONTINUE_WAIT = 1.0  # seconds for which a body waits for "100 Continue"
+BATCH = 256 * 1024  # bytes of a buffered body sent at once
+
+
+class Hop:
+    """What is asked of whom. The first one is made of the options, further ones of the answers."""
+
+    __slots__ = ("headers", "method", "sends_body", "target")
+
+    def __init__(self, method: str, target: Target, headers: HeaderTable, sends_body: bool) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.sends_body = sends_body
+
+
+class RoundTrip:
+    """Carries one hop over one connection.
+
+    Args:
+        life: of the request.
+        hop: what to ask.
+        wire: the connection; stays with whoever made this object.
+    """
+
+    def __init__(self, life: Life, hop: Hop, wire: Wire) -> None:
+        self.wire = wire
+        self.body_sent = False
+        self._life = life
+        self._outbox = life.outbox
+        self._hop = hop
+        self._heads = HeadReader()
+        self._final: Optional[ResponseHead] = None
+        self._interims = 0
+        self._continued = False
+
+    def run(self) -> ResponseHead:
+        """Send the request and give back the final head. Raises what went wrong, the system's errors unmapped."""
+        life = self._life
+        life.move(Phase.SENDING)
+        life.step("send")
+        try:
+            self._send_request(self._hop)
+        except OSError as error:
+            # The server may have answered before it closed; what it said counts more.
+            if isinstance(error, (RequestTimeout, ProtocolError)) or life.over or not self._find_head_after():
+                raise
+        return self._await_head()
+
+    def take_rest(self) -> bytes:
+        """What came behind the final head."""
+        return self._heads.take_rest()
+
+    # --- sending ---
+
+    def _send_request(self, hop: Hop) -> None:
+        """Send head and body; comes back early when a final head has come."""
+        outbox = self._outbox
+        head = encode_request_head(hop.method, hop.target.path, self._fields(hop))
+        if not hop.sends_body or outbox.mode is BUFFERED:
+            self._send_buffered(hop, head)
+        elif self._expects_continue(hop):
+            self._send([head])
+            if self._await_continue():
+                self._send_stream(b"")
+        else:
+            self._send_stream(head)
+
+    def _fields(self, hop: Hop) -> str:
+        """The header lines: Host first (RFC 9110, 7.2), the caller's in their order, the framing last."""
+        headers, outbox = hop.headers, self._outbox
+        host = headers.line("host")
+        lines = f"Host: {hop.target.authority if host is None else host}\r\n{headers.encode_without_host()}"
+        if not hop.sends_body:
+            return lines
+        if outbox.mode is CHUNKED and not headers.has("transfer-encoding"):
+            return lines + "Transfer-Encoding: chunked\r\n"
+        if outbox.mode is BUFFERED:
+            return f"{lines}Content-Length: {outbox.taken}\r\n"
+        return lines
+
+    @staticmethod
+    def _expects_continue(hop: Hop) -> bool:
+        return (hop.headers.line("expect") or "").strip().lower() == "100-continue"
+
+    def _await_continue(self) -> bool:
+        """Wait for leave to send the body; false if there is a final answer instead (RFC 9110, 10.1.1)."""
+        self._life.step("await-continue")
+        until = time.monotonic() + CONTINUE_WAIT
+        while not self._continued and self._final is None:
+            left = until - time.monotonic()
+            if left <= 0:
+                return True
+            if self._wait_readable(time.monotonic() + left):
+                self._receive_head()
+        return self._final is None
+
+    def _send_buffered(self, hop: Hop, head: bytes) -> None:
+        if not hop.sends_body:
+            self._body_taken()
+            self.body_sent = self._send([head])
+            return
+        blocks = self._outbox.blocks()
+        if self._expects_continue(hop):
+            self._body_taken()
+            self._send([head])
+            if not self._await_continue():
+                return
+            batch: list[Bytes] = []
+        else:
+            batch = [head]
+        before, size = len(head) if batch else 0, 0
+        self._body_taken()
+        for block in blocks:
+            batch.append(block)
+            size += len(block)
+            if size >= BATCH:
+                if not self._send(batch, before, size) or self._answered():
+                    return
+                batch, before, size = [], 0, 0
+        self.body_sent = not batch or self._send(batch, before, size)
+
+    def _send_stream(self, head: bytes) -> None:
+        """Send what is written, as it is written, until the body ends or the server has answered."""
+        outbox = self._outbox
+        chunked = outbox.mode is CHUNKED
+        while True:
+            batch, last = outbox.take()
+            size = sum(map(len, batch))
+            if outbox.receipts:
+                self._call_receipts()
+            if last:
+                self._body_taken()
+            if head or batch or last:
+                prefix = head + encode_chunk_size(size) if chunked and size else head
+                buffers: list[Bytes] = [prefix, *batch] if prefix else list(batch)
+                if chunked:
+                    buffers.append((b"\r\n" if size else b"") + (LAST_CHUNK if last else b""))
+                head = b""
+                if not self._send(buffers, len(prefix), size):
+                    return
+                if last:
+                    self.body_sent = True
+                    return
+                if self._answered():
+                    return
+            elif not self._await_writer():
+                return
+
+    def _await_writer(self) -> bool:
+        """Wait for more to be written; false once the server has answered."""
+        outbox = self._outbox
+        try:
+            while True:
+                # Said anew each time: a writer on its way to wake us for the last time may have taken it back.
+                outbox.starving = True
+                if outbox.has_more():
+                    return True
+                self._life.step("await-writer")
+                ready = self._life.wait(self.wire.sock, READ, None)
+                if ready & READ and self._receive_head():
+                    return False
+                self._send_drain()
+        finally:
+            outbox.starving = False
+
+    def _answered(self) -> bool:
+        """Whether a final head is here already; does not wait."""
+        return self._life.is_readable(self.wire.sock) and self._receive_head()
+
+    def _send(self, buffers: Sequence[Bytes], before: int = 0, size: int = 0) -> bool:
+        """Send all of ``buffers``, of which ``size`` bytes after the first ``before`` are body.
+
+        False, with the rest unsent, when a final head comes first.
+        """
+        wire = self.wire
+        pending = wire.fit([buffer for buffer in buffers if buffer])
+        self._outbox.started = self._outbox.started or size > 0
+        sent = counted = 0
+        until: Optional[float] = None
+        while pending:
+            count = wire.send(pending)
+            if count:
+                until = None
+                pending = _unsent(pending, count)
+                sent += count
+                body = min(max(sent - before, 0), size)
+                if body > counted:
+                    self._advance(body - counted)
+                    counted = body
+                continue
+            if until is None:
+                until = self._life.until(self._life.timeout.write)
+                self._life.step("send-blocked")
+            ready = self._life.wait(wire.sock, READ | wire.want, until, "ERR_TIMED_OUT", "sending")
+            if ready & READ and self._receive_head():
+                return False
+        return True
+
+    def _advance(self, count: int) -> None:
+        self._outbox.advance(count)
+        self._send_drain()
+        self.report_upload(last=False)
+
+    def _send_drain(self) -> None:
+        if self._outbox.need_drain and self._outbox.drain_due():
+            self._life.emit("drain")
+
+    def report_upload(self, last: bool) -> None:
+        owner = self._life.current_owner()
+        if owner is None or not owner._emitter.has("upload-progress"):
+            return
+        now = time.monotonic()
+        if last or now - self._outbox.reported >= PROGRESS_PERIOD:
+            self._outbox.reported = now
+            self._life.emit("upload-progress", self._outbox.position, self._outbox.total)
+
+    def _call_receipts(self) -> None:
+        for receipt in self._outbox.due_receipts():
+            self._life.call_back(receipt, None)
+
+    def _body_taken(self) -> None:
+        """All of the body is with us: ``finish``, once however often it is sent."""
+        if not self._outbox.finished:
+            self._outbox.finished = True
+            self._call_receipts_at_end()
+            self._life.emit("finish")
+
+    def _call_receipts_at_end(self) -> None:
+        for receipt in self._outbox.all_receipts():
+            self._life.call_back(receipt, None)
+
+    # --- receiving the head ---
+
+    def _await_head(self) -> ResponseHead:
+        """The final head, which may be here already."""
+        final = self._final
+        if final is None:
+            self._life.move(Phase.WAITING)
+            self._life.step("await-head")
+            until = self._life.until(self._life.timeout.read)
+            while final is None:
+                if self._wait_readable(until, "the response"):
+                    self._receive_head()
+                final = self._final
+        return final
+
+    def _wait_readable(self, until: Optional[float], what: str = "") -> bool:
+        """Wait for bytes; without ``what``, reaching ``until`` is no error but false."""
+        code = "ERR_TIMED_OUT" if what else None
+        return bool(self._life.wait(self.wire.sock, READ, until, code, f"waiting for {what}") & READ)
+
+    def _receive_head(self) -> bool:
+        """Take in what is there; true once the final head is complete."""
+        wire, heads = self.wire, self._heads
+        data = wire.recv(65536)
+        if data is None:
+            return False
+        if not data:
+            self._life.check()
+            raise heads.eof()
+        heads.feed(data)
+        while True:
+            head = heads.next_head()
+            if head is None:
+                return False
+            if head.status >= 200 or head.status == 101:
+                self._final = head
+                return True
+            self._interim(head)
+
+    def _interim(self, head: ResponseHead) -> None:
+        self._interims += 1
+        if self._interims > MAX_INTERIM:
+            raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"more than {MAX_INTERIM} interim responses")
+        if head.status == 100:
+            self._continued = True
+        owner = self._life.current_owner()
+        if owner is not None and owner._emitter.has("information"):
+            headers: dict[str, list[str]] = {}
+            for name, value in head.headers:
+                headers.setdefault(name.lower(), []).append(value)
+            self._life.emit("information", head.status, head.reason, headers)
+        if head.status == 100:
+            self._life.emit("continue")
+
+    def _find_head_after(self) -> bool:
+        """Sending failed: look for an answer that came before the connection broke."""
+        try:
+            while not self._receive_head():
+                # A broken connection is readable at once: either bytes, or the error itself.
+                if not self._wait_readable(time.monotonic() + CONTINUE_WAIT):
+                    return False
+        except (TransferError, ProtocolError) as second:
+            if isinstance(second, ProtocolError):
+                raise
+            return False
+        except OSError:
+            return False
+        return True
+
+
+def _unsent(buffers: list[Bytes], sent: int) -> list[Bytes]:
+    """What is left of ``buffers`` after ``sent`` bytes."""
+    for index, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[index + 1 :]] if sent else buffers[index:]
+        sent -= len(buffer)
+    return []
