@@ -168,6 +168,11 @@ class Outbox:
             return True  # of an empty chunk
         return bool(self._again) or self.ended or (bool(self._chunks) and not self.corked)
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether the socket has all that was announced, be it that nobody has said ``end()`` yet."""
+        return self.length is not None and self.position == self.length
+
     def advance(self, count: int) -> None:
         """The socket took ``count`` more bytes."""
         self.position += count

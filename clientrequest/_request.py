@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
+import itertools
 import sys
 import threading
 import warnings
@@ -91,7 +93,8 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         self._file_closed = False
         self._response_ref: Optional[weakref.ref[IncomingMessage]] = None
         # A request made in an except block is not to be aborted by that block's exception; see close().
-        self._handled_before = id(sys.exc_info()[1])
+        self._handled_before = _mark(sys.exc_info()[1])
+        self._unclosed = ""  # the wrapper that was collected un-closed
         self._exchange = Exchange(
             self,
             session._pools,
@@ -254,6 +257,10 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         """A write that found the body not open: the first one, or one too late."""
         try:
             with self._lock:
+                if self._unclosed and not self._file_closed:  # the last flush of the wrapper
+                    self._begun = True
+                    self._drop()
+                    return True
                 self._check_may_write("write")
                 if self._outbox.open:  # another thread's write was the first
                     return self._outbox.put(data, receipt)
@@ -532,8 +539,10 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         self._file_closed = True
         if self._outbox.ended:
             return
-        handled = sys.exc_info()[1]
-        if handled is not None and id(handled) != self._handled_before:
+        handled = _mark(sys.exc_info()[1])
+        if self._unclosed:
+            self._exchange.die(_dropped())
+        elif handled is not None and handled != self._handled_before:
             self.abort()
         elif not isinstance(self._exchange.failure, AbortedError):
             self.end()
@@ -551,26 +560,31 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             self.abort()
             self._file_closed = True
             return
-        self._handled_before = id(sys.exc_info()[1])  # of an except block around the with statement
+        self._handled_before = _mark(sys.exc_info()[1])  # of an except block around the with statement
         self.close()
 
     def _dealloc_warn(self, source: object) -> None:
         """Called by the wrappers of ``io`` when they are collected un-closed, before they flush and close us."""
-        self._drop(f"un-closed {type(source).__name__} around ")
+        self._unclosed = f"un-closed {type(source).__name__} around "
+        self._drop()
 
-    def _drop(self, around: str = "") -> None:
+    def _drop(self) -> None:
         if self._outbox.ended or self._exchange.over or not self._begun:
             return
-        message = f"{around}un-ended {self!r} was dropped; it is aborted"
-        warnings.warn(message, ResourceWarning, stacklevel=3, source=self)
-        self._exchange.die(AbortedError("ERR_ABORTED", "the request was dropped before end()"))
+        message = f"{self._unclosed}un-ended {self!r} was dropped; it is aborted"
+        self._exchange.die(_dropped())
+        if not self._exchange.started:
+            self._outbox.close()
+        warnings.warn(message, ResourceWarning, stacklevel=3, source=self)  # last: it may be an error
 
     def __del__(self) -> None:
         exchange = self.__dict__.get("_exchange")
         if exchange is None or exchange.is_foreign():
             return
-        self._drop()
-        exchange.abandon(self)
+        try:
+            self._drop()
+        finally:
+            exchange.abandon(self)
 
     # --- the answer ---
 
@@ -721,6 +735,8 @@ def _read_chunks(source: Any, read: Callable[[int], Any], length: Optional[int])
     left = length
     while left is None or left > 0:
         chunk = read(_BLOCK if left is None else min(_BLOCK, left))
+        if chunk is None:
+            raise BlockingIOError(errno.EAGAIN, "the source has nothing to read yet, and that is not its end")
         if not chunk:
             return
         yield chunk
@@ -735,4 +751,20 @@ def _read_chunks(source: Any, read: Callable[[int], Any], length: Optional[int])
 def _is_socket_file(source: Any) -> bool:
     """Whether this reads from a socket, as ``wsgi.input`` does in wsgiref: behind the length another byte would be
     waited for until the client goes away, so it is not asked for one."""
-    return type(getattr(source, "raw", None)).__name__ == "SocketIO"
+    return type(getattr(source, "raw", source)).__name__ == "SocketIO"
+
+
+_marks = itertools.count(1)
+
+
+def _mark(error: Optional[BaseException]) -> Optional[int]:
+    """A number that no other exception has; an ``id`` is soon another's. Kept in the exception, for to hold one is to
+    hold all that its frames hold."""
+    if error is None:
+        return None
+    mark: int = error.__dict__.setdefault("_clientrequest_mark", next(_marks))
+    return mark
+
+
+def _dropped() -> AbortedError:
+    return AbortedError("ERR_ABORTED", "the request was dropped before end()")

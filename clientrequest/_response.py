@@ -101,10 +101,12 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
 
     @property
     def http_version_major(self) -> int:
+        """Such as 1."""
         return self._incoming.head.version[0]
 
     @property
     def http_version_minor(self) -> int:
+        """Such as 1."""
         return self._incoming.head.version[1]
 
     @property
@@ -226,6 +228,7 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
 
     @property
     def closed(self) -> bool:
+        """Whether ``close()`` was called."""
         return self._incoming.closed
 
     def _reader(self) -> io.BufferedReader:
@@ -283,8 +286,11 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
 
     def readline(self, size: Optional[int] = -1) -> bytes:
         """Read a line with its end. Raises as ``read``."""
-        with self._noting():
+        try:  # written out: lines are many
             return self._reader().readline(-1 if size is None else size)
+        except ClientRequestError:
+            self._request._exchange.error_seen = True
+            raise
 
     def __next__(self) -> bytes:
         line = self.readline()

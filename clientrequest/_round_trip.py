@@ -171,9 +171,12 @@ class RoundTrip:
                 if last:
                     self.body_sent = True
                     return
-                if self._answered():
+                if not outbox.is_sent and self._answered():
                     return
             elif not self._await_writer():
+                if outbox.is_sent:  # no early answer: the body is whole
+                    self._body_taken()
+                    self.body_sent = True
                 return
 
     def _await_writer(self) -> bool:
@@ -264,8 +267,9 @@ class RoundTrip:
     def _await_head(self) -> ResponseHead:
         """The final head, which may be here already."""
         final = self._final
-        if final is None:
+        if final is None or self.body_sent:
             self._life.move(Phase.WAITING)
+        if final is None:
             self._life.step("await-head")
             until = self._life.until(self._life.timeout.read)
             while final is None:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import queue
+import re
 import socket
 import ssl
 import threading
@@ -649,7 +650,11 @@ def _certificate_code(number: int) -> str:
     return "ERR_CERT_REVOKED" if number == 23 else "ERR_CERT_INVALID"
 
 
+# In the messages of urllib3: user name and password, and a query.
+_SECRET = re.compile(r"\S*@|(?<=\?)\S+")
+
+
 def _describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
-    return str(error) or type(error).__name__
+    return _SECRET.sub("...", str(error)) or type(error).__name__

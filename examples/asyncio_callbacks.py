@@ -22,9 +22,8 @@ def fetch(url: str) -> asyncio.Future[bytes]:
         response.on("end", lambda: settle(future.set_result, bytes(body)))
 
     request = ClientRequest(url, answered, dispatcher=loop.call_soon_threadsafe)
-    request.on("error", lambda error: settle(future.set_exception, error))
     future.add_done_callback(lambda future: request.abort() if future.cancelled() else None)
-    request.end()
+    request.on("error", lambda error: settle(future.set_exception, error)).end()
     return future
 
 

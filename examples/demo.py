@@ -36,8 +36,10 @@ class Meter:
             with contextlib.suppress(ImportError):
                 from tqdm import tqdm
 
-                width = min(100, shutil.get_terminal_size().columns - 1)
-                self._bar = tqdm(desc="  upload", total=total, unit="B", unit_scale=True, ncols=width, file=sys.stdout)
+                # Asked for here, as tqdm shows nothing in a terminal that does not tell its size.
+                columns, lines = shutil.get_terminal_size()
+                look = {"desc": "  upload", "unit": "B", "unit_scale": True, "ncols": min(columns - 1, 100)}
+                self._bar = tqdm(total=total, file=sys.stdout, nrows=lines, **look)
 
     def show(self, current: int) -> None:
         if self._bar is not None:

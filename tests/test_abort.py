@@ -25,9 +25,6 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BEFORE_RESPONSE = ["abort", "close"]
 IN_RESPONSE = ["abort", "response.aborted", "response.close", "close"]
 
-latencies: dict[str, float] = {}
-"""Seconds from `abort()` to the last one free, by phase; printed with `pytest -s`."""
-
 
 class Blocked:
     """A call in a thread of its own, which is expected to end with `AbortedError`."""
@@ -355,7 +352,6 @@ def test_abort_frees_everybody_at_once(
         for blocked in scene.blocked:
             assert isinstance(blocked.error, AbortedError), f"it gave {blocked.result!r}, {blocked.error!r}"
             assert blocked.error.request is scene.request
-        latencies[request.node.callspec.id] = max(free) - started
         print(f"{request.node.callspec.id}: {1000 * (max(free) - started):.2f} ms")
         assert returned - started < AT_ONCE
         assert max(free) - started < AT_ONCE

@@ -324,18 +324,18 @@ GIVE = pytest.mark.parametrize("give", [set_header, in_mapping, in_pairs, in_ses
 
 
 @GIVE
-@pytest.mark.parametrize("name", BAD_NAMES)
-def test_bad_name_is_refused_at_the_call(give: Callable[[Any, Any], None], name: str) -> None:
-    with pytest.raises(ValueError, match="header") as caught:
-        give(name, "value")
-    assert repr(name) in str(caught.value)
+def test_bad_name_is_refused_at_the_call(give: Callable[[Any, Any], None]) -> None:
+    for name in BAD_NAMES:
+        with pytest.raises(ValueError, match="header") as caught:
+            give(name, "value")
+        assert repr(name) in str(caught.value)
 
 
 @GIVE
-@pytest.mark.parametrize("value", BAD_VALUES)
-def test_bad_value_is_refused_at_the_call(give: Callable[[Any, Any], None], value: str) -> None:
-    with pytest.raises(ValueError, match="'X-Secret'"):
-        give("X-Secret", value)
+def test_bad_value_is_refused_at_the_call(give: Callable[[Any, Any], None]) -> None:
+    for value in BAD_VALUES:
+        with pytest.raises(ValueError, match="'X-Secret'"):
+            give("X-Secret", value)
 
 
 @pytest.mark.parametrize("value", [["good", "b\nd"], ("€",)])

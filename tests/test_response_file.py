@@ -14,7 +14,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable
 
@@ -42,8 +42,8 @@ OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 UNBOUNDED = OK + b"\r\n"
 
-NUMBERS = b"".join(b"%07d\n" % number for number in range(512 * 1024))
-"""4 MiB, every eight bytes of them different."""
+NUMBERS = b"".join(b"%07d\n" % number for number in range(128 * 1024))
+"""1 MiB, every eight bytes of them different."""
 
 
 def sized(body: bytes, more: int = 0) -> bytes:
@@ -148,7 +148,7 @@ def by_readinto1(response: IncomingMessage) -> bytes:
 
 def by_lines(response: IncomingMessage) -> bytes:
     lines = list(response)
-    assert {len(line) for line in lines} == {8}
+    assert all(len(line) == 8 for line in lines)
     return b"".join(lines)
 
 
@@ -162,13 +162,13 @@ def by_chunks(response: IncomingMessage) -> bytes:
 
 def by_chunks_of_a_size(response: IncomingMessage) -> bytes:
     pieces = list(response.iter_chunks(100_000))
-    assert {len(piece) for piece in pieces[:-1]} == {100_000}
+    assert all(len(piece) == 100_000 for piece in pieces[:-1])
     return b"".join(pieces)
 
 
 def by_all_in_turn(response: IncomingMessage) -> bytes:
-    start = response.readline() + response.read(1000) + response.read1(5000) + next(response)
-    return start + next(response.iter_chunks(100_000)) + response.read1() + response.read()
+    start = response.readline() + response.read(1000) + response.read1(5000) + next(response, b"")
+    return start + next(response.iter_chunks(100_000), b"") + response.read1() + response.read()
 
 
 def by_text_wrapper(response: IncomingMessage) -> bytes:
@@ -209,11 +209,9 @@ def test_a_body_is_read_whole(fetch: Fetch, form: Callable[[bytes], bytes], read
         assert response.read(1) == response.read() == response.read1() == response.readline() == b""
 
 
-@pytest.mark.parametrize("read", WAYS[:-5])
+@pytest.mark.parametrize("read", WAYS)
 @pytest.mark.parametrize("form", FORMS)
 def test_an_empty_body_is_read(fetch: Fetch, form: Callable[[bytes], bytes], read: Read) -> None:
-    if read in (by_lines, by_chunks_of_a_size):
-        pytest.skip("checks the size of its pieces")
     assert read(fetch(form(b""))) == b""
 
 
@@ -225,8 +223,7 @@ def test_read_waits_for_all_that_was_asked_for(fetch: Fetch) -> None:
     response = fetch(sized(b"ab", 4), rest, b"cdef")
     with ThreadPoolExecutor(1) as thread:
         reading = thread.submit(response.read, 4)
-        with pytest.raises(TimeoutError if TimeoutError.__module__ == "concurrent.futures" else Exception):
-            reading.result(SHORT)
+        assert not wait([reading], SHORT).done
         rest.set()
         assert reading.result(LIMIT) == b"abcd"
     assert response.read() == b"ef"
@@ -371,7 +368,7 @@ def test_zipfile_needs_a_seekable_file(fetch: Fetch) -> None:
     with zipfile.ZipFile(archive, "w") as made:
         made.writestr("a", b"content")
     response = fetch(sized(archive.getvalue()))
-    with pytest.raises(io.UnsupportedOperation):
+    with pytest.raises(zipfile.BadZipFile):
         zipfile.ZipFile(response)
     with zipfile.ZipFile(io.BytesIO(response.read())) as copy:
         assert copy.read("a") == b"content"
@@ -391,9 +388,7 @@ def test_a_response_is_copied_into_a_request(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_it_is_read_inside_a_response_listener(
-    serve: Serve, session: Session, form: Callable[[bytes], bytes]
-) -> None:
+def test_it_is_read_inside_a_response_listener(serve: Serve, session: Session, form: Callable[[bytes], bytes]) -> None:
     bodies: list[bytes] = []
     request = session.request(serve(scripted(form(NUMBERS))).url("/"), lambda r: bodies.append(r.read()))
     recorder = Recorder(request)
@@ -412,8 +407,7 @@ def test_lines_are_read_inside_a_listener_as_they_come(serve: Serve, session: Se
             lines.append(line)
             gate.set()
 
-    request = session.request(peer.url("/"), listen)
-    assert request.end().wait(LIMIT) or True
+    assert session.request(peer.url("/"), listen).end().wait(LIMIT)
     assert lines == [b"1\n", b"2\n", b"3\n"]
 
 
@@ -546,13 +540,9 @@ def test_what_came_before_the_error_is_given_first(fetch: Fetch, read: Read) -> 
 
 def test_lines_before_the_error_are_given_first(fetch: Fetch) -> None:
     response = fetch(sized(b"line 1\nline 2\nli", 2))
-    lines = []
+    assert next(response) + next(response) == b"line 1\nline 2\n"
     with pytest.raises(ProtocolError):
-        lines.extend(response)
-    with pytest.raises(ProtocolError):
-        response.readline()
-    lines = []
-    assert lines == []
+        next(response)
 
 
 def test_an_error_read_in_a_listener_fails_the_request(serve: Serve, session: Session) -> None:
@@ -637,10 +627,12 @@ CODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 @pytest.mark.parametrize("coding", CODINGS)
 def test_content_codings_are_undone(fetch: Fetch, coding: str) -> None:
     name, pack = CODINGS[coding]
-    body = NUMBERS[:500_000]
-    response = fetch(encoded(name, pack(body)))
-    assert response.read(100) == body[:100]
-    assert response.read() == body[100:]
+    packed, rest = pack(NUMBERS), Gate()
+    whole = encoded(name, packed)
+    response = fetch(whole[: -len(packed) // 2], rest, whole[-len(packed) // 2 :])
+    assert response.read(100) == NUMBERS[:100]
+    rest.set()
+    assert response.read() == NUMBERS[100:]
     assert response.headers["content-encoding"] == name
 
 
