@@ -18,15 +18,18 @@ from . import signals
 from ._body import Outbox
 from ._delivery import Delivery
 from ._dispatch import Dispatcher
-from ._errors import AbortedError, ClientRequestError
+from ._errors import AbortedError, ClientRequestError, InvalidStateError, RedirectError
 from ._http1 import ResponseHead, keeps_alive
-from ._incoming import Incoming
+from ._incoming import READ_AHEAD, Incoming
 from ._life import SUCCESS, Life, Owner
 from ._lifecycle import Phase
 from ._options import Timeout
+from ._redirects import MOST_REDIRECTS, Redirect, headers_after, is_redirect, parse_redirect
 from ._round_trip import Hop, RoundTrip
 from ._wire import Pools, Wire, map_error
-from ._workers import Worker, crew, program_has_ended
+from ._workers import READ, Worker, crew, program_has_ended
+
+CLEAR_TIME = 1.0  # seconds spent on a body that nobody wants, to save its connection
 
 
 class Exchange(Life):
@@ -37,6 +40,8 @@ class Exchange(Life):
         pools: where connections come from.
         decode: whether content codings are undone.
         registry: the session's running exchanges.
+        redirect: ``follow``, ``error`` or ``manual``.
+        referrer_policy: what of ``Referer`` goes along with a redirect.
     """
 
     def __init__(
@@ -48,11 +53,17 @@ class Exchange(Life):
         decode: bool,
         dispatcher: Optional[Dispatcher],
         registry: set[Exchange],
+        redirect: str = "follow",
+        referrer_policy: str = "",
     ) -> None:
         super().__init__(owner, outbox, timeout, dispatcher)
         self._pools = pools
         self._decode = decode
         self._registry = registry
+        self._redirect_mode = redirect
+        self._referrer_policy = referrer_policy
+        self._undecided = False  # a redirect waits for ``follow_redirect``
+        self.redirects: list[str] = []  # the URLs that redirected, in order
         self._unstarted = deque([True])  # taken out by the one who starts it
         self._unlaunched: deque[bool] = deque()  # the same for the one who gives it to a worker
         self._unrefusing = deque([True])  # taken out by the one who has late callbacks called
@@ -184,7 +195,12 @@ class Exchange(Life):
     def _transact(self) -> None:
         hop = self._hop
         assert hop is not None
-        trip, head = self._carry_hop(hop)
+        while True:
+            trip, head = self._carry_hop(hop)
+            following = self._follow(hop, trip, head)
+            if following is None:
+                break
+            hop = following
         self._deliver(hop, trip, head)
 
     def _carry_hop(self, hop: Hop) -> tuple[RoundTrip, ResponseHead]:
@@ -228,6 +244,80 @@ class Exchange(Life):
             self._wire.discard()
             self._wire = None
 
+    # --- redirects ---
+
+    def _follow(self, hop: Hop, trip: RoundTrip, head: ResponseHead) -> Optional[Hop]:
+        """The next hop; ``None`` if this head is the response."""
+        if not is_redirect(head):
+            return None
+        owner = self.current_owner()
+        if self._redirect_mode == "manual" and not (owner is not None and owner._emitter.has("redirect")):
+            return None
+        del owner
+        if self._redirect_mode == "error":
+            raise RedirectError("ERR_FAILED", f"{hop.target.authority} redirects, which this request does not allow")
+        redirect = parse_redirect(head, hop.method, hop.target)
+        if len(self.redirects) >= MOST_REDIRECTS:
+            raise RedirectError(
+                "ERR_TOO_MANY_REDIRECTS", f"more than {MOST_REDIRECTS}, the last to {redirect.target.authority}"
+            )
+        self.step("redirect")
+        self._tell_redirect(redirect, head)
+        self.redirects.append(hop.target.url)
+        self._clear_away(hop, trip, head)
+        return self._next_hop(hop, redirect)
+
+    def _tell_redirect(self, redirect: Redirect, head: ResponseHead) -> None:
+        """Send ``redirect`` and, in ``manual`` mode, wait for the decision."""
+        headers: dict[str, list[str]] = {}
+        for name, value in head.headers:
+            headers.setdefault(name.lower(), []).append(value)
+        manual = self._redirect_mode == "manual"
+        self._undecided = manual
+        self.emit("redirect", redirect.status, redirect.method, redirect.target.url, headers)
+        if manual:
+            self.step("await-decision")
+        while self._undecided:
+            self.wait(None, 0, None)
+        self.observe(
+            signals.request_redirected,
+            status_code=redirect.status,
+            method=redirect.method,
+            redirect_url=redirect.target.url,
+        )
+
+    def follow_redirect(self) -> None:
+        """The decision; any thread."""
+        if self._undecided:
+            self._undecided = False
+            self.wake()
+        elif self._redirect_mode == "manual" or not self.strand.is_current():
+            raise InvalidStateError("follow_redirect() with no redirect waiting for it")
+
+    def _clear_away(self, hop: Hop, trip: RoundTrip, head: ResponseHead) -> None:
+        """Get rid of a body that nobody wants; a short one is read, so that its connection can be used again."""
+        incoming = self._receive(hop, trip, head, decode=False)
+        incoming.start(trip.take_rest())
+        until = time.monotonic() + CLEAR_TIME
+        while incoming.wants_more() and incoming.total <= READ_AHEAD:
+            if not self.wait(trip.wire.sock, READ, until) & READ and time.monotonic() >= until:
+                break
+            incoming.read_ahead()
+        incoming.discard()
+
+    def _next_hop(self, hop: Hop, redirect: Redirect) -> Hop:
+        headers = headers_after(hop.headers, redirect, hop.target, self._referrer_policy)
+        sends_body = hop.sends_body and redirect.keeps_body
+        if sends_body and not self.outbox.rewind():
+            raise RedirectError(
+                "ERR_UPLOAD_STREAM_REWIND_NOT_SUPPORTED",
+                f"{hop.target.authority} redirects, but more of the streamed body is gone than replay_limit keeps",
+            )
+        if hop.sends_body and not sends_body:
+            self.outbox.drop()
+            self.refuse_receipts()
+        return Hop(redirect.method, redirect.target, headers, sends_body)
+
     # --- the response ---
 
     def _deliver(self, hop: Hop, trip: RoundTrip, head: ResponseHead) -> None:
@@ -236,9 +326,10 @@ class Exchange(Life):
             # An early answer: nobody wants the rest of the body (RFC 9112, 9.6).
             self.outbox.drop()
             self.refuse_receipts()
-        incoming = self._receive(hop, trip, head)
+        incoming = self._receive(hop, trip, head, self._decode)
         self.move(Phase.READING)
-        trip.report_upload(last=True)
+        if not trip.body_sent:
+            trip.report_upload(last=True)
         self.outbox.forget_replay()
         owner = self.current_owner()
         announced = owner is not None and owner._emitter.has("response")
@@ -252,7 +343,7 @@ class Exchange(Life):
         self._announce(incoming, announced)
         Delivery(self, incoming, trip.wire, announced).attend()
 
-    def _receive(self, hop: Hop, trip: RoundTrip, head: ResponseHead) -> Incoming:
+    def _receive(self, hop: Hop, trip: RoundTrip, head: ResponseHead, decode: bool) -> Incoming:
         """The response, with the connection in its hands."""
         keep = trip.body_sent and keeps_alive(head) and "close" not in (hop.headers.line("connection") or "").lower()
         incoming = Incoming(
@@ -262,7 +353,7 @@ class Exchange(Life):
             trip.wire,
             keep,
             self,
-            self._decode,
+            decode,
             self.timeout.read,
             _idle_limit(head),
         )

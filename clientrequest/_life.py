@@ -342,7 +342,7 @@ class Life:
     def call_back(self, receipt: Receipt, error: Optional[ClientRequestError]) -> None:
         # Asked when it runs: with a dispatcher the request may have died meanwhile.
         self.strand.run(lambda: self._run_receipt(receipt, error or self.failure))
-        if self.strand.inline and error is None:
+        if self.strand.inline and error is None and self.phase is not Phase.CLOSED:
             self.check()
 
     def _run_receipt(self, receipt: Receipt, error: Optional[ClientRequestError]) -> None:
@@ -358,4 +358,5 @@ class Life:
         """Tell those who wrote what will never be sent."""
         for receipt in self.outbox.all_receipts():
             error = TransferError("ERR_CONNECTION_CLOSED", "the server answered before this part of the body was sent")
-            self.call_back(receipt, self.failure or error)
+            # Finished, and yet there is one: of an ``end()`` behind a body that was whole, and answered, without it.
+            self.call_back(receipt, self.failure or (None if self.outbox.finished else error))

@@ -103,6 +103,8 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             parsed.decode,
             parsed.dispatcher or session._dispatcher,
             session._running,
+            parsed.redirect,
+            parsed.referrer_policy,
         )
         if callback is not None:
             self.once("response", callback)
@@ -272,6 +274,9 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
                 finally:  # started even when it was too much: the next write finds the body open, and starts nothing
                     if self._outbox.mode is not BUFFERED:
                         self._start()
+        except NotOpenError:  # it died at this very moment
+            self._exchange.raise_failure()
+            raise
         finally:
             self._exchange.launch()
 
@@ -375,6 +380,9 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
                 self._exchange.hold(self)
                 self._end_body(receipt)
                 self._start()
+        except NotOpenError:  # as in _write_first
+            self._exchange.raise_failure()
+            raise
         finally:
             self._exchange.launch()
         if receipt is not None and outbox.dropping:
@@ -436,6 +444,8 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             ClientRequestError: what the request died of.
         """
         outbox, exchange = self._outbox, self._exchange
+        if self._unclosed and not self._file_closed:  # the last flush of the wrapper
+            return
         exchange.raise_failure()
         if not exchange.started or outbox.mode is BUFFERED or outbox.corked or not self._options.blocking:
             return
@@ -565,11 +575,12 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
 
     def _dealloc_warn(self, source: object) -> None:
         """Called by the wrappers of ``io`` when they are collected un-closed, before they flush and close us."""
-        self._unclosed = f"un-closed {type(source).__name__} around "
-        self._drop()
+        if not self._outbox.ended:
+            self._unclosed = f"un-closed {type(source).__name__} around "
+            self._drop()
 
     def _drop(self) -> None:
-        if self._outbox.ended or self._exchange.over or not self._begun:
+        if self._outbox.ended or self._outbox.dropping or self._exchange.over or not self._begun:
             return
         message = f"{self._unclosed}un-ended {self!r} was dropped; it is aborted"
         self._exchange.die(_dropped())
@@ -636,8 +647,8 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         """The one ``IncomingMessage``; a new one where the last was let go of, around the same body."""
         response = None if self._response_ref is None else self._response_ref()
         if response is None:
-            response = IncomingMessage(self, incoming, self._options.target.url)
             exchange = self._exchange
+            response = IncomingMessage(self, incoming)
             self._response_ref = weakref.ref(response, lambda _: exchange.wake())
         return response
 
@@ -655,19 +666,22 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         self._exchange.abort()
 
     def follow_redirect(self) -> None:
-        """Follow the redirect that is waiting for a decision (``redirect="manual"``).
+        """Follow the redirect that is waiting for a decision (``redirect="manual"``). Any thread.
+
+        In ``follow`` mode, inside the ``redirect`` listener, it has no effect.
 
         Raises:
             InvalidStateError: none is waiting.
         """
-        raise InvalidStateError("follow_redirect() with no redirect waiting")
+        self._exchange.follow_redirect()
 
     def get_upload_progress(self) -> UploadProgress:
         """How far the upload is. Inactive, all zero, before the start and after ``close``. Any thread."""
         exchange = self._exchange
         if not exchange.started or exchange.over:
             return UploadProgress(False, False, 0, 0)
-        return UploadProgress(True, self._outbox.started, self._outbox.position, self._outbox.total)
+        outbox = self._outbox
+        return UploadProgress(True, outbox.started, outbox.position, outbox.total if outbox.started else 0)
 
     def _error_unseen(self, error: ClientRequestError) -> None:
         if not isinstance(error, AbortedError):

@@ -66,11 +66,10 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
     ``close``, ``download-progress``. Made by the request only.
     """
 
-    def __init__(self, request: ClientRequest, incoming: Incoming, url: str) -> None:
+    def __init__(self, request: ClientRequest, incoming: Incoming) -> None:
         self._request = request
         self._incoming = incoming
         self._emitter = incoming.emitter
-        self._url = url
 
     # --- the head ---
 
@@ -116,13 +115,14 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
 
     @property
     def url(self) -> str:
-        """The URL that answered, after redirects."""
-        return self._url
+        """The URL that answered, after redirects, without user name and password."""
+        target = self._request._exchange.target
+        return self._request.url if target is None else target.url
 
     @property
     def redirects(self) -> list[str]:
-        """The URLs that redirected on the way, in order."""
-        return []
+        """The URLs that redirected on the way here, in order."""
+        return list(self._request._exchange.redirects)
 
     @property
     def request(self) -> ClientRequest:

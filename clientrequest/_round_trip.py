@@ -74,6 +74,8 @@ class RoundTrip:
             # The server may have answered before it closed; what it said counts more.
             if isinstance(error, (RequestTimeout, ProtocolError)) or life.over or not self._find_head_after():
                 raise
+        if self.body_sent and self._hop.sends_body:
+            self.report_upload(last=True)  # now: the answer may take its time
         return self._await_head()
 
     def take_rest(self) -> bytes:
@@ -253,7 +255,7 @@ class RoundTrip:
 
     def _body_taken(self) -> None:
         """All of the body is with us: ``finish``, once however often it is sent."""
-        if not self._outbox.finished:
+        if not self._outbox.finished and not self._outbox.dropping:
             self._outbox.finished = True
             self._call_receipts_at_end()
             self._life.emit("finish")

@@ -437,7 +437,7 @@ class Wire:
 
     def fit(self, buffers: list[Bytes]) -> list[Bytes]:
         """The same bytes in the form that goes out fastest: joined where they are small or the socket cannot gather."""
-        if len(buffers) == 1:
+        if len(buffers) <= 1:
             return buffers
         total = sum(map(len, buffers))
         if total <= _JOIN_LIMIT or len(buffers) > _IOV_LIMIT:

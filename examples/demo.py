@@ -38,15 +38,23 @@ class Meter:
 
                 # Asked for here, as tqdm shows nothing in a terminal that does not tell its size.
                 columns, lines = shutil.get_terminal_size()
-                look = {"desc": "  upload", "unit": "B", "unit_scale": True, "ncols": min(columns - 1, 100)}
-                self._bar = tqdm(total=total, file=sys.stdout, nrows=lines, **look)
+                self._bar = tqdm(
+                    desc="  upload",
+                    total=total,
+                    unit="B",
+                    unit_scale=True,
+                    file=sys.stdout,
+                    ncols=min(columns - 1, 100),
+                    nrows=lines,
+                )
 
     def show(self, current: int) -> None:
         if self._bar is not None:
             self._bar.n = current
             self._bar.refresh()
-        elif current * 4 // self._total > self._quarters:
-            self._quarters = current * 4 // self._total
+            return
+        while current * 4 >= self._total * (self._quarters + 1):
+            self._quarters += 1
             say(f"{self._quarters * 25} % sent")
 
     def say(self, text: str) -> None:

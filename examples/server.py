@@ -116,6 +116,8 @@ class Handler(BaseHTTPRequestHandler):
     server_version = "ExampleServer/1"
     disable_nagle_algorithm = True
     timeout = 60
+    # Its name in RFC 9110; before Python 3.13 it has an older one.
+    responses = {**BaseHTTPRequestHandler.responses, HTTPStatus(413): ("Content Too Large", "")}  # noqa: RUF012
 
     def do_GET(self) -> None:
         self._serve({"/": self._greet, "/stream": self._stream, "/file": self._file})

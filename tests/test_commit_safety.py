@@ -459,7 +459,7 @@ class TestWrapperDropped:
         with Peer(answer) as peer:
             request = post(peer, name)
             held = [wrap(request)]
-            kind = "TextIOWrapper" if wrap is text_wrapper else "BufferedWriter"
+            kind = type(held[0]).__name__
             held[0].write(b"half" if wrap is io.BufferedWriter else "half")
             if flushed:
                 held[0].flush()
@@ -489,7 +489,9 @@ class TestWrapperDropped:
                     act()
         assert not any(request.complete for request in peer.requests)
 
-    def test_gzip_aborts_with_the_request(self) -> None:
+    def test_gzip_aborts_with_the_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # The two are in a cycle since Python 3.12. Where the request goes first, gzip says that it could not write.
+        monkeypatch.setattr(sys, "unraisablehook", lambda report: None)
         with Peer(answer) as peer:
             held = [gzip.GzipFile(fileobj=post(peer), mode="wb")]
             held[0].write(NOISE)

@@ -179,7 +179,7 @@ class Text:
         (Text(), "text of an object"),
         ("", ""),
         ("with\ttab", "with\ttab"),
-        ("a, b; c=\"d\"", "a, b; c=\"d\""),
+        ('a, b; c="d"', 'a, b; c="d"'),
         ("é\xff\xa0x", "é\xff\xa0x"),
     ],
 )

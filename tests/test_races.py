@@ -1,0 +1,480 @@
+"""Calls on one request from many threads at the same moment, with threads that change places all the time."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import itertools
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import pytest
+
+from clientrequest import AbortedError, ClientRequest, ClientRequestError, InvalidStateError, Session
+from tests.support import LIMIT, Conn, Peer, Recorder, echo_json, scripted
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+SECONDS = 1.0
+"""How long each race goes on."""
+
+EXPECTED = (ClientRequestError, InvalidStateError, TimeoutError)
+
+
+@pytest.fixture(autouse=True)
+def nervous() -> Iterator[None]:
+    """Has threads change places as often as can be."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def runners() -> Iterator[Runners]:
+    runners = Runners(8)
+    yield runners
+    runners.stop()
+
+
+class Runners:
+    """Threads that are there already when the race begins, so that all start at the same moment."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.unexpected: list[BaseException] = []
+        self._calls: list[Callable[[], object] | None] = [None] * count
+        self._line = threading.Barrier(count + 1)
+        self._goal = threading.Barrier(count + 1)
+        self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(count)]
+        for thread in self._threads:
+            thread.start()
+        self._stopping = False
+
+    def _run(self, number: int) -> None:
+        while True:
+            self._line.wait()
+            if self._stopping:
+                return
+            call = self._calls[number]
+            try:
+                if call is not None:
+                    call()
+            except EXPECTED:
+                pass
+            except BaseException as error:
+                self.unexpected.append(error)
+            self._goal.wait()
+
+    def race(self, *calls: Callable[[], object]) -> None:
+        """Have all of them called at once, and wait until they are through."""
+        self._calls = [*calls, *[None] * (self.count - len(calls))]
+        self._line.wait(LIMIT)
+        self._goal.wait(LIMIT)
+        assert self.unexpected == []
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._line.wait(LIMIT)
+        for thread in self._threads:
+            thread.join(LIMIT)
+
+
+def rounds() -> Iterator[int]:
+    """Numbers, for as long as a race may go on."""
+    until = time.monotonic() + SECONDS
+    for number in itertools.count():
+        if time.monotonic() > until:
+            assert number > 10, f"only {number} rounds in {SECONDS} s say nothing"
+            return
+        yield number
+
+
+ENDINGS = {"abort": "abort", "error": "error", "response.error": "error"}
+
+
+def outcome(request: ClientRequest) -> str:
+    """How it ended, by what `wait()` says."""
+    try:
+        request.wait(LIMIT)
+    except AbortedError:
+        return "abort"
+    except ClientRequestError:
+        return "error"
+    return "success"
+
+
+def check(request: ClientRequest, recorder: Recorder) -> None:
+    """Whatever won: the events are right, and the waiting calls say the same as they."""
+    recorder.wait("close")
+    recorder.check_grammar(early_answer=True)
+    names = recorder.names()
+    assert outcome(request) == ([ENDINGS[name] for name in names if name in ENDINGS] or ["success"])[0]
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[Peer]:
+    with Peer(echo_json) as peer:
+        yield peer
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    with Session() as session:
+        yield session
+
+
+def new(session: Session, peer: Peer, **options: Any) -> tuple[ClientRequest, Recorder]:
+    request = session.request(peer.url(), method="POST", **options)
+    return request, Recorder(request, consume=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("chunked", [False, True], ids=["buffered", "chunked"])
+def test_abort_and_end(session: Session, peer: Peer, runners: Runners, chunked: bool, threads: int) -> None:
+    for _ in rounds():
+        request, recorder = new(session, peer, chunked_encoding=chunked)
+        request.write(b"some")
+        runners.race(request.end, *[request.abort] * threads)
+        check(request, recorder)
+
+
+def test_abort_and_the_very_first_write(session: Session, peer: Peer, runners: Runners) -> None:
+    """After it no write is taken any more, though it may have been that one that opened the body."""
+    for _ in rounds():
+        request, recorder = new(session, peer, chunked_encoding=True)
+        runners.race(functools.partial(request.write, b"some"), request.abort)
+        with pytest.raises(AbortedError):
+            request.write(b"late")
+        with pytest.raises(AbortedError):
+            request.flush_headers()
+        with pytest.raises(AbortedError):
+            request.end()
+        check(request, recorder)
+
+
+def test_abort_and_many_writes(session: Session, peer: Peer, runners: Runners) -> None:
+    for _ in rounds():
+        request, recorder = new(session, peer, chunked_encoding=True, high_water_mark=1000)
+
+        def write(request: ClientRequest = request) -> None:
+            for _ in range(20):
+                request.write(b"x" * 300)
+
+        runners.race(write, write, write, request.abort, request.flush)
+        check(request, recorder)
+
+
+def test_abort_frees_writers_with_its_error(session: Session, runners: Runners) -> None:
+    """A write that waited for room does not come back as if it had been taken."""
+
+    def hold(conn: Conn) -> None:
+        conn.read_request(body=False)
+        conn.hold()
+
+    with Peer(hold) as peer:
+        for _ in rounds():
+            request, recorder = new(session, peer, chunked_encoding=True, high_water_mark=1)
+            raised: list[str] = []
+
+            def write(request: ClientRequest = request, raised: list[str] = raised) -> None:
+                try:
+                    while True:
+                        request.write(bytes(4 << 20))
+                except AbortedError:
+                    raised.append("aborted")
+
+            def abort(request: ClientRequest = request) -> None:
+                while not request._exchange.outbox.room._waiters and not request._exchange.over:
+                    pass
+                request.abort()
+
+            with contextlib.suppress(ClientRequestError):
+                runners.race(write, write, abort)
+            assert raised == ["aborted"] * 2
+            check(request, recorder)
+
+
+@pytest.mark.parametrize("face", ["events", "file"])
+def test_abort_and_reading(session: Session, peer: Peer, runners: Runners, face: str) -> None:
+    for _ in rounds():
+        request = session.request(peer.url(), method="POST")
+        recorder = Recorder(request, consume=face == "events", skip=() if face == "events" else ("response",))
+        request.end(b"x" * 1000)
+        if face == "file":
+            response = request.get_response(LIMIT)
+            runners.race(response.read, response.readline, response.read1, request.abort)
+        else:
+            runners.race(request.abort)
+        check(request, recorder)
+
+
+def test_abort_and_close(session: Session, peer: Peer, runners: Runners) -> None:
+    """`close()` of the file: it ends the body, or finds it aborted."""
+    for _ in rounds():
+        request, recorder = new(session, peer)
+        runners.race(request.close, request.close, request.abort)
+        check(request, recorder)
+
+
+def test_abort_and_closing_the_response(session: Session, peer: Peer, runners: Runners) -> None:
+    for _ in rounds():
+        request = session.request(peer.url()).end()
+        recorder = Recorder(request, skip=("response",))
+        response = request.get_response(LIMIT)
+        runners.race(response.close, response.close, request.abort)
+        with contextlib.suppress(AbortedError):
+            assert request.wait(LIMIT)
+        del recorder
+
+
+def test_abort_and_pausing(session: Session, peer: Peer, runners: Runners) -> None:
+    for _ in rounds():
+        request, recorder = new(session, peer)
+        request.end()
+        response = recorder.wait("response").args[0]
+
+        def pause_and_resume(response: Any = response) -> None:
+            for _ in range(5):
+                response.pause()
+                response.resume()
+
+        runners.race(pause_and_resume, pause_and_resume, request.abort)
+        check(request, recorder)
+
+
+def test_pausing_from_many_threads_loses_no_wake_up(session: Session, peer: Peer, runners: Runners) -> None:
+    for _ in rounds():
+        request, recorder = new(session, peer)
+        request.end(b"body")
+        response = recorder.wait("response").args[0]
+
+        def pause_and_resume(response: Any = response) -> None:
+            for _ in range(5):
+                response.pause()
+                response.resume()
+
+        runners.race(pause_and_resume, pause_and_resume)
+        with contextlib.suppress(InvalidStateError):
+            response.resume()
+        recorder.wait("close")
+        assert request.wait(LIMIT)
+
+
+def test_end_and_writes(session: Session, peer: Peer, runners: Runners) -> None:
+    """Each write is in the body as a whole or raises; the body is exactly what was taken."""
+    for _ in rounds():
+        request = session.request(peer.url(), method="POST", chunked_encoding=True)
+        taken: list[int] = []
+
+        def write(request: ClientRequest = request, taken: list[int] = taken) -> None:
+            for _ in range(5):
+                taken.append(request.write(b"x" * 100))
+
+        request.write(b"first")
+        runners.race(write, write, write, request.end)
+        with contextlib.suppress(InvalidStateError):
+            request.end()
+        assert request.get_response(LIMIT).json()["length"] == 5 + sum(taken)
+        assert request.wait(LIMIT)
+
+
+def test_many_ends(session: Session, peer: Peer, runners: Runners) -> None:
+    for _ in rounds():
+        request = session.request(peer.url(), method="POST")
+        won: list[int] = []
+
+        def end(number: int, request: ClientRequest = request, won: list[int] = won) -> None:
+            request.end(b"%d" % number)
+            won.append(number)
+
+        runners.race(*[lambda number=number: end(number) for number in range(8)])  # type: ignore[misc]
+        assert len(won) == 1
+        assert request.get_response(LIMIT).json()["length"] == 1
+        assert request.wait(LIMIT)
+
+
+def test_many_first_writes(session: Session, peer: Peer, runners: Runners) -> None:
+    for _ in rounds():
+        request = session.request(peer.url(), method="POST", chunked_encoding=True)
+        write = functools.partial(request.write, b"12345")
+        runners.race(*[write] * 7, request.flush_headers)
+        request.end()
+        assert request.get_response(LIMIT).json()["length"] == 35
+        assert request.wait(LIMIT)
+
+
+def test_writes_of_many_threads_stay_whole_and_none_is_forgotten(
+    session: Session, peer: Peer, runners: Runners
+) -> None:
+    """The worker is asked to look again for each of them, also for the one that came while it fell asleep."""
+    for _ in rounds():
+        request = session.request(peer.url(), method="POST", chunked_encoding=True)
+
+        def write(request: ClientRequest = request) -> None:
+            for _ in range(10):
+                request.write(b"x" * 10)
+
+        runners.race(write, write, write)
+        request.flush()
+        assert request._exchange.outbox.sent == 300
+        assert request.writable_length == 0
+        request.end()
+        assert request.get_response(LIMIT).json()["length"] == 300
+        assert request.wait(LIMIT)
+
+
+def test_corking_from_many_threads(session: Session, peer: Peer, runners: Runners) -> None:
+    for _ in rounds():
+        request = session.request(peer.url(), method="POST", chunked_encoding=True)
+
+        def write(request: ClientRequest = request) -> None:
+            request.cork()
+            request.write(b"x" * 10)
+            request.uncork()
+
+        runners.race(write)
+        runners.race(request.end)
+        assert request.get_response(LIMIT).json()["length"] == 10
+        assert request.wait(LIMIT)
+
+
+def test_on_and_off_during_emission(session: Session, peer: Peer, runners: Runners) -> None:
+    for _ in rounds():
+        request, recorder = new(session, peer)
+        calls: list[int] = []
+
+        def churn(request: ClientRequest = request, calls: list[int] = calls) -> None:
+            def listener(*_: object) -> None:
+                calls.append(1)
+
+            for _ in range(20):
+                request.on("finish", listener).once("information", listener).on("close", listener)
+                request.off("finish", listener).off("information", listener).off("close", listener)
+
+        runners.race(churn, churn, churn, request.end)
+        check(request, recorder)
+        assert len(request.listeners("finish")) == 1
+        assert len(request.listeners("close")) == 1
+
+
+def test_get_response_from_many_threads_is_one_object(session: Session, peer: Peer, runners: Runners) -> None:
+    for _ in rounds():
+        request = session.request(peer.url())
+        responses: list[Any] = []
+
+        def get(request: ClientRequest = request, responses: list[Any] = responses) -> None:
+            responses.append(request.get_response(LIMIT))
+
+        runners.race(*[get] * 7, request.end)
+        assert len(responses) == 7
+        assert len(set(map(id, responses))) == 1
+        assert responses[0].read()
+        assert request.wait(LIMIT)
+
+
+def test_reading_from_many_threads_gives_every_byte_once(session: Session, runners: Runners) -> None:
+    size = 200_000
+    body = bytes(range(250)) * (size // 250)
+    with Peer(lambda conn: (conn.read_request(), conn.respond(body=body, close=True))) as peer:
+        for _ in rounds():
+            request = session.request(peer.url()).end()
+            response = request.get_response(LIMIT)
+            pieces: list[bytes] = []
+
+            def read(response: Any = response, pieces: list[bytes] = pieces) -> None:
+                while True:
+                    piece = response.read1(1000)
+                    if not piece:
+                        return
+                    pieces.append(piece)
+
+            runners.race(*[read] * 4)
+            assert sum(map(len, pieces)) == size
+            assert request.wait(LIMIT)
+
+
+def test_choosing_both_faces_at_once_gives_one(session: Session, peer: Peer, runners: Runners) -> None:
+    for _ in rounds():
+        request = session.request(peer.url()).end()
+        response = request.get_response(LIMIT)
+        chosen: list[str] = []
+
+        def by_events(response: Any = response, chosen: list[str] = chosen) -> None:
+            response.on("data", lambda piece: None)
+            chosen.append("events")
+
+        def as_a_file(response: Any = response, chosen: list[str] = chosen) -> None:
+            response.read()
+            chosen.append("file")
+
+        runners.race(by_events, as_a_file)
+        assert len(chosen) == 1
+        assert request.wait(LIMIT)
+
+
+def test_session_closed_while_requests_start(runners: Runners, peer: Peer) -> None:
+    for _ in rounds():
+        session = Session()
+        requests = [session.request(peer.url()) for _ in range(4)]
+        recorders = [Recorder(request, consume=True) for request in requests]
+        runners.race(*[request.end for request in requests], session.close)
+        for request, recorder in zip(requests, recorders):
+            request.abort()
+            recorder.wait("close")
+            recorder.check_grammar()
+        session.close_connections()
+
+
+def test_requests_of_many_threads_on_one_session_get_their_own_answers(
+    session: Session, peer: Peer, runners: Runners
+) -> None:
+    for number in rounds():
+        answers: dict[str, str] = {}
+
+        def ask(name: str, answers: dict[str, str] = answers) -> None:
+            request = session.request(peer.url(f"/{name}")).end()
+            answers[name] = request.get_response(LIMIT).json()["target"][1:]
+            assert request.wait(LIMIT)
+
+        names = [f"{number}-{runner}" for runner in range(8)]
+        runners.race(*[lambda name=name: ask(name) for name in names])  # type: ignore[misc]
+        assert answers == {name: name for name in names}
+
+
+def test_abort_at_any_moment(session: Session, peer: Peer, runners: Runners) -> None:
+    """The abort comes a little later in each round: as many bytecodes as the loop takes turns."""
+    for number in rounds():
+        request, recorder = new(session, peer, chunked_encoding=True)
+
+        def later(request: ClientRequest = request, number: int = number) -> None:
+            for _ in range(number * 37 % 20_000):
+                pass
+            request.abort()
+
+        def send(request: ClientRequest = request) -> None:
+            request.write(b"some")
+            request.end(b"more")
+
+        runners.race(send, later)
+        check(request, recorder)
+    assert session.request(peer.url()).end().get_response(LIMIT).json()["method"] == "GET"
+
+
+def test_dropping_a_failed_request_logs_once(
+    session: Session, runners: Runners, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is let go of at the moment when it fails."""
+    with Peer(scripted(Conn.reset)) as peer:
+        for _ in rounds():
+            caplog.clear()
+            held = [session.request(peer.url()).end()]
+            runners.race(held.clear)
+            pause, until = threading.Event(), time.monotonic() + LIMIT
+            while not caplog.records and time.monotonic() < until:
+                gc.collect()
+                pause.wait(0.001)
+            assert [record.levelname for record in caplog.records] == ["ERROR"]
