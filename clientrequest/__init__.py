@@ -6,6 +6,7 @@ See ``ClientRequest``; the README has the tour.
 from typing import Any, Callable, Optional
 
 from . import signals
+from ._auth import AuthInfo
 from ._errors import (
     AbortedError,
     AuthenticationError,
@@ -28,6 +29,7 @@ from ._version import __version__
 
 __all__ = [
     "AbortedError",
+    "AuthInfo",
     "AuthenticationError",
     "ClientRequest",
     "ClientRequestError",

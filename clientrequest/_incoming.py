@@ -266,7 +266,12 @@ class Incoming:
         with self.turn:
             if self.broken is not None and not self.buffer:
                 raise self.broken
-            if not self._fill(BLOCK):
+            try:
+                filled = self._fill(BLOCK)
+            except (OSError, ValueError) as error:
+                failure = map_error(error, self._where)
+                raise failure from failure.__cause__
+            if not filled:
                 return None
             return self._take() if self.buffer else b""
 

@@ -322,6 +322,8 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         if not sends_body:
             headers.discard("transfer-encoding")
         self._exchange.start(Hop(self.method, self._options.target, headers, sends_body))
+        if self._session._closed:  # asked after it was entered there: either ``close()`` finds it, or this does
+            self._exchange.die(AbortedError("ERR_ABORTED", "the session was closed"))
 
     def _wait_for_room(self) -> None:
         outbox, exchange = self._outbox, self._exchange
@@ -645,12 +647,13 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
 
     def _response_for(self, incoming: Incoming) -> IncomingMessage:
         """The one ``IncomingMessage``; a new one where the last was let go of, around the same body."""
-        response = None if self._response_ref is None else self._response_ref()
-        if response is None:
-            exchange = self._exchange
-            response = IncomingMessage(self, incoming)
-            self._response_ref = weakref.ref(response, lambda _: exchange.wake())
-        return response
+        with self._lock:  # two who ask at once get the same one
+            response = None if self._response_ref is None else self._response_ref()
+            if response is None:
+                exchange = self._exchange
+                response = IncomingMessage(self, incoming)
+                self._response_ref = weakref.ref(response, lambda _: exchange.wake())
+            return response
 
     def _response_alive(self) -> bool:
         return self._response_ref is not None and self._response_ref() is not None

@@ -208,6 +208,7 @@ class _IdleConnections:
 
     def __init__(self, maxsize: int = 0) -> None:
         self._connections: deque[Any] = deque()
+        self._closed = False
 
     def get(self, block: bool = True, timeout: Optional[float] = None) -> Any:
         while True:
@@ -227,6 +228,15 @@ class _IdleConnections:
         self._connections.append(connection)
         if len(self._connections) > MOST_IDLE:
             with contextlib.suppress(IndexError):
+                self._connections.popleft().close()
+        if self._closed:  # asked last: it came while the pool was being emptied
+            self.close()
+
+    def close(self) -> None:
+        """Close what is idle, and what is put back from now on."""
+        self._closed = True
+        with contextlib.suppress(IndexError):
+            while True:
                 self._connections.popleft().close()
 
     def qsize(self) -> int:
@@ -314,12 +324,18 @@ class Pools:
         self._manager: Optional[urllib3.PoolManager] = None
         # urllib3 takes 7 to 11 µs to find a pool.
         self._found: dict[tuple[str, str, int], HTTPConnectionPool] = {}
+        self._closed = False
 
     def connect(self, target: Target, scope: Scope, fresh: bool = False) -> Wire:
         """A connection to the target's origin: an idle one, or, and with ``fresh`` only, a new one."""
-        pool = self._pool(target)
         scope.step("pool")
-        connection: Any = pool._new_conn() if fresh else pool._get_conn()
+        while True:
+            pool = self._pool(target)
+            try:
+                connection: Any = pool._new_conn() if fresh else pool._get_conn()
+                break
+            except urllib3_errors.ClosedPoolError:
+                pass  # ``clear`` was faster; it has forgotten this one
         if not connection.is_closed:
             try:
                 scope.expose(connection.kill_handle)
@@ -368,6 +384,8 @@ class Pools:
             if len(self._found) >= 256:  # as many as the manager keeps
                 self._found.clear()
             self._found[target.origin] = pool
+            if self._closed:
+                pool.pool.close()  # type: ignore[union-attr]
             return pool
 
     def idle(self) -> list[Any]:
@@ -381,12 +399,16 @@ class Pools:
             found, self._found = self._found, {}
             manager, self._manager = self._manager, None
         for pool in found.values():
+            idle = pool.pool
+            if idle is not None:
+                idle.close()  # type: ignore[attr-defined]
             pool.close()
         if manager is not None:
             manager.clear()
 
     def close(self) -> None:
         """Close the idle connections, and take back no more of those in use."""
+        self._closed = True
         self.clear()
 
     def after_fork(self) -> None:
@@ -432,6 +454,8 @@ class Wire:
         except ssl.SSLWantReadError:
             self.want = READ
             return 0
+        except ssl.SSLEOFError as error:
+            raise _reset() from error
         self.want = WRITE  # gevent's TLS sockets give 0 instead of raising
         return sent
 
@@ -453,9 +477,7 @@ class Wire:
         except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
         except ssl.SSLError as error:
-            if not _is_cut(error):
-                raise
-            self.cut = True
+            self._end_by(error)
             return b""
         self.received += len(data)
         return data
@@ -467,12 +489,18 @@ class Wire:
         except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
         except ssl.SSLError as error:
-            if not _is_cut(error):
-                raise
-            self.cut = True
+            self._end_by(error)
             return 0
         self.received += count
         return count
+
+    def _end_by(self, error: ssl.SSLError) -> None:
+        """An error that may only say how the stream ended. Raises whatever says more."""
+        if _has_lost_its_number(error):
+            raise _reset() from error
+        if not _is_cut(error):
+            raise error
+        self.cut = True
 
     def lend(self, seconds: float) -> None:
         """From now on a receive waits by itself, for this long at the most."""
@@ -516,6 +544,19 @@ class Wire:
 def _is_cut(error: ssl.SSLError) -> bool:
     """Whether the TLS stream ended without a close_notify. Python 3.9 has no class for it with OpenSSL 3."""
     return isinstance(error, ssl.SSLEOFError) or getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING"
+
+
+def _has_lost_its_number(error: ssl.SSLError) -> bool:
+    """Whether this was an error of the system: before 3.12.3 Python forgets which, and calls it an end.
+
+    OpenSSL 3 has a name for a real one.
+    """
+    named = getattr(error, "reason", None) is not None
+    return isinstance(error, ssl.SSLEOFError) and not named and ssl.OPENSSL_VERSION_INFO >= (3,)
+
+
+def _reset() -> ConnectionResetError:
+    return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
 class KillHandle:

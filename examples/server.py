@@ -10,6 +10,7 @@
          ?limit=BYTES                   answers 413 as soon as there are more, and reads no further
     GET  /stream?lines=N&pause=SECONDS  lines of text, each sent when it is made
     GET  /file?size=BYTES               so many bytes
+    GET  /redirect?to=PATH              a 302 that points there
     POST /echo                          the body again, once all of it is here; it waits in a temporary file
 
 PUT does what POST does. Connections are kept (HTTP/1.1); bodies may be chunked or of a known length.
@@ -120,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
     responses = {**BaseHTTPRequestHandler.responses, HTTPStatus(413): ("Content Too Large", "")}  # noqa: RUF012
 
     def do_GET(self) -> None:
-        self._serve({"/": self._greet, "/stream": self._stream, "/file": self._file})
+        self._serve({"/": self._greet, "/stream": self._stream, "/file": self._file, "/redirect": self._redirect})
 
     def do_POST(self) -> None:
         self._serve({"/upload": self._upload, "/echo": self._echo})
@@ -148,6 +149,12 @@ class Handler(BaseHTTPRequestHandler):
     def _greet(self) -> None:
         self._begin("text/plain; charset=utf-8", length=len(GREETING))
         self.wfile.write(GREETING)
+
+    def _redirect(self) -> None:
+        self.send_response(HTTPStatus.FOUND)
+        self.send_header("Location", re.sub(r"[^!-~]", "", self.query.get("to", "/")))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _upload(self) -> None:
         rate, limit = self._number("rate", 0), self._number("limit", -1)

@@ -35,6 +35,12 @@ def wait_until_quiet() -> None:
     assert not busy_workers(), f"workers still busy: {busy_workers()}"
 
 
+def pytest_collection_finish() -> None:
+    """What the collection made stays until the end: the collector need not look at it after each test."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def clean_house() -> Iterator[None]:
     """Fails the test that leaves a request, a busy worker or an open socket behind."""

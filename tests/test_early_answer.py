@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 import ssl
@@ -19,6 +20,7 @@ from tests.support import (
     LIMIT,
     Conn,
     Gate,
+    Handler,
     Peer,
     PeerTimeout,
     Recorder,
@@ -67,6 +69,17 @@ def upload(request: pytest.FixtureRequest, session: Session) -> Make:
     return make
 
 
+def early(kind: str, **options: Any) -> Handler:
+    """`early_answer`, in peace with OpenSSL, which may refuse to read on once it has said goodbye."""
+    answer = early_answer(kind, **options)
+
+    def answer_early(conn: Conn) -> None:
+        with contextlib.suppress(ssl.SSLError):
+            answer(conn)
+
+    return answer_early
+
+
 def write_until_refused(request: ClientRequest) -> None:
     """Write as fast as it goes, until no more is wanted."""
     for _ in range(16 * 1024):  # 4 GiB
@@ -81,7 +94,7 @@ def write_until_refused(request: ClientRequest) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fast_writer_gets_the_answer(serve: Serve, upload: Make, kind: str) -> None:
-    request = upload(serve(early_answer(kind)))
+    request = upload(serve(early(kind)))
     write_until_refused(request)
     response = request.get_response(LIMIT)
     assert response.status_code == 413
@@ -91,7 +104,7 @@ def test_a_fast_writer_gets_the_answer(serve: Serve, upload: Make, kind: str) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_slow_writer_gets_the_answer(serve: Serve, upload: Make, kind: str) -> None:
-    request = upload(serve(early_answer(kind)))
+    request = upload(serve(early(kind)))
     request.write(b"a little")
     response = request.get_response(LIMIT)
     assert response.status_code == 413
@@ -101,14 +114,14 @@ def test_a_slow_writer_gets_the_answer(serve: Serve, upload: Make, kind: str) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_in_the_middle_of_the_body(serve: Serve, upload: Make, kind: str) -> None:
-    request = upload(serve(early_answer(kind, after=1_000_000)))
+    request = upload(serve(early(kind, after=1_000_000)))
     write_until_refused(request)
     assert request.get_response(LIMIT).read() == b"too much\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_to_a_buffered_body(serve: Serve, session: Session, kind: str) -> None:
-    request = session.request(serve(early_answer(kind)).url("/"), method="PUT")
+    request = session.request(serve(early(kind)).url("/"), method="PUT")
     recorder = Recorder(request, consume=True)
     request.end(MUCH)
     recorder.wait("close")
@@ -120,7 +133,7 @@ def test_an_answer_to_a_buffered_body(serve: Serve, session: Session, kind: str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_after_end_while_the_body_is_on_its_way(serve: Serve, session: Session, kind: str) -> None:
     options = {"chunked_encoding": True, "high_water_mark": 2 * len(MUCH)}
-    request = session.request(serve(early_answer(kind)).url("/"), method="PUT", **options)
+    request = session.request(serve(early(kind)).url("/"), method="PUT", **options)
     request.end(MUCH)
     assert request.get_response(LIMIT).read() == b"too much\n"
     assert request.wait(LIMIT)
@@ -128,7 +141,7 @@ def test_an_answer_after_end_while_the_body_is_on_its_way(serve: Serve, session:
 
 @pytest.mark.parametrize("status", [200, 404, 503])
 def test_any_final_status_ends_the_upload(serve: Serve, upload: Make, status: int) -> None:
-    request = upload(serve(early_answer("stop_reading", status=status)))
+    request = upload(serve(early("stop_reading", status=status)))
     write_until_refused(request)
     assert request.get_response(LIMIT).status_code == status
 
@@ -136,7 +149,7 @@ def test_any_final_status_ends_the_upload(serve: Serve, upload: Make, status: in
 @pytest.mark.parametrize("kind", ["keep_reading", "stop_reading"])
 def test_a_long_answer_is_read_whole(serve: Serve, upload: Make, kind: str) -> None:
     answer = bytes(range(256)) * 8192
-    request = upload(serve(early_answer(kind, body=answer)))
+    request = upload(serve(early(kind, body=answer)))
     write_until_refused(request)
     assert request.get_response(LIMIT).read() == answer
 
@@ -155,14 +168,14 @@ def test_an_answer_frees_a_writer_that_waits(serve: Serve, upload: Make) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_frees_flush(serve: Serve, upload: Make, kind: str) -> None:
-    request = upload(serve(early_answer(kind)), high_water_mark=2 * len(MUCH))
+    request = upload(serve(early(kind)), high_water_mark=2 * len(MUCH))
     request.write(MUCH)
     request.flush()
     assert request.get_response(LIMIT).status_code == 413
 
 
 def test_an_answer_to_headers_alone(serve: Serve, upload: Make) -> None:
-    request = upload(serve(early_answer("stop_reading")))
+    request = upload(serve(early("stop_reading")))
     request.flush_headers()
     assert request.get_response(LIMIT).status_code == 413
 
@@ -173,7 +186,7 @@ def test_an_answer_to_headers_alone(serve: Serve, upload: Make) -> None:
 @pytest.fixture
 def answered(serve: Serve, upload: Make) -> Iterator[ClientRequest]:
     """An upload that has got its answer, and was not ended."""
-    request = upload(serve(early_answer("keep_reading")))
+    request = upload(serve(early("keep_reading")))
     request.write(b"a little")
     request.get_response(LIMIT)
     yield request
@@ -214,7 +227,7 @@ def test_pipe_from_is_no_error(answered: ClientRequest) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_order_of_events(serve: Serve, upload: Make, kind: str) -> None:
-    request = upload(serve(early_answer(kind)))
+    request = upload(serve(early(kind)))
     recorder = Recorder(request, consume=True)
     request.write(b"a little")
     recorder.wait("close")
@@ -223,7 +236,7 @@ def test_order_of_events(serve: Serve, upload: Make, kind: str) -> None:
 
 
 def test_write_inside_the_response_listener(serve: Serve, upload: Make) -> None:
-    request = upload(serve(early_answer("stop_reading")))
+    request = upload(serve(early("stop_reading")))
     taken: list[int] = []
     request.on("response", lambda response: taken.append(request.write(BLOCK)))
     request.on("response", lambda response: response.resume())
@@ -234,7 +247,7 @@ def test_write_inside_the_response_listener(serve: Serve, upload: Make) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_write_callback_is_called_once(serve: Serve, upload: Make, kind: str) -> None:
-    request = upload(serve(early_answer(kind)), high_water_mark=1 << 30)
+    request = upload(serve(early(kind)), high_water_mark=1 << 30)
     called = threading.Semaphore(0)
     calls: list[tuple[int, object]] = []
 
@@ -263,7 +276,7 @@ def test_a_write_callback_after_the_answer_is_called_with_an_error(answered: Cli
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_connection_is_not_used_again(serve: Serve, session: Session, upload: Make, kind: str) -> None:
-    answer = early_answer(kind)
+    answer = early(kind)
     peer = serve(lambda conn: answer(conn) if conn.number == 1 else echo_json(conn))
     request = upload(peer)
     write_until_refused(request)
@@ -274,7 +287,7 @@ def test_the_connection_is_not_used_again(serve: Serve, session: Session, upload
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_connection_is_closed(serve: Serve, upload: Make, kind: str) -> None:
-    peer = serve(early_answer(kind))
+    peer = serve(early(kind))
     request = upload(peer)
     request.write(b"a little")
     request.get_response(LIMIT).read()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import itertools
+import io
+import shutil
 import ssl
 import threading
 import time
@@ -239,11 +240,12 @@ def swapped(data: bytes, position: int) -> bytes:
 
 
 def brotli(body: bytes) -> bytes:
-    return bytes(pytest.importorskip("brotli").compress(body))
+    return bytes(pytest.importorskip("brotli").compress(body, quality=1))
 
 
 def zstd(body: bytes) -> bytes:
-    return bytes(pytest.importorskip("backports.zstd").compress(body))
+    module = pytest.importorskip("backports.zstd")
+    return bytes(module.compress(body, options={module.CompressionParameter.checksum_flag: 1}))
 
 
 GOOD = b"".join(b"%d," % number for number in range(20_000))
@@ -322,8 +324,6 @@ def damaged(name: str) -> tuple[str, Handler]:
 def test_a_damaged_body_ends_with_an_error_event(session: Session, name: str) -> None:
     code, handler = damaged(name)
     with Peer(handler) as peer:
-        recorder = Recorder(session.request(peer.url("/")).once("response", print), consume=True)
-        recorder.events.clear()
         request = session.request(peer.url("/"))
         recorder = Recorder(request, consume=True)
         request.end()
@@ -334,12 +334,8 @@ def test_a_damaged_body_ends_with_an_error_event(session: Session, name: str) ->
     assert event.args[0].code == code
     assert not recorder.find("end", "response")
     assert not recorder.response.complete
-    assert is_part(bytes(recorder.body))
-
-
-def is_part(body: bytes) -> bool:
-    """Whether this is no more than what was meant, and not all of it."""
-    return GOOD.startswith(body[: len(GOOD)]) or body in (b"abc", GOOD)
+    if name in CUT_BODIES:
+        assert GOOD.startswith(recorder.body)
 
 
 @pytest.mark.parametrize("name", WAYS_TO_FAIL)
@@ -628,6 +624,19 @@ def flood(conn: Conn) -> None:
         conn.send(MUCH)
 
 
+class Nowhere(io.RawIOBase):
+    """Takes everything."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def write_much(request: ClientRequest) -> None:
+    """Write 1 GiB."""
+    for _ in range(1024):
+        request.write(MUCH[: 1 << 20])
+
+
 def test_a_dripping_head_runs_into_the_total_timeout(serve: Serve, session: Session) -> None:
     peer = serve(scripted(OK + b"A: ", drip))
     started = time.monotonic()
@@ -652,10 +661,8 @@ def test_reading_without_end_runs_into_the_total_timeout(serve: Serve, session: 
     peer = serve(scripted(OK + b"\r\n", pour))
     started = time.monotonic()
     response = session.request(peer.url("/"), timeout=Timeout(total=3 * SHORT)).end().get_response(LIMIT)
-    buffer = bytearray(1 << 20)
     with pytest.raises(RequestTimeout) as caught:
-        while response.readinto(buffer):
-            pass
+        shutil.copyfileobj(response, Nowhere())
     within_limits(caught.value, "ERR_TIMED_OUT", started)
 
 
@@ -686,8 +693,7 @@ def test_a_server_that_takes_no_chunks_frees_its_writer(serve: Serve, session: S
     peer = serve(scripted(Conn.hold, body=False))
     request = session.request(peer.url("/"), method="PUT", chunked_encoding=True, timeout=Timeout(write=SHORT))
     with pytest.raises(RequestTimeout, match="ERR_TIMED_OUT"):
-        for _ in range(1024):
-            request.write(MUCH[: 1 << 20])
+        write_much(request)
     with pytest.raises(RequestTimeout, match="ERR_TIMED_OUT"):
         request.end()
     assert not request.writable()
@@ -720,8 +726,7 @@ def test_a_writer_that_takes_its_time_runs_into_the_total_timeout(serve: Serve, 
 def test_an_upload_that_is_cut_without_an_answer(serve: Serve, session: Session, end: Handler) -> None:
     request = session.request(serve(scripted(end, body=False)).url("/"), method="PUT", chunked_encoding=True)
     with pytest.raises(TransferError) as caught:
-        for _ in itertools.repeat(None, 1024):
-            request.write(MUCH[: 1 << 20])
+        write_much(request)
     assert caught.value.code in ("ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE")
     with pytest.raises(TransferError):
         request.wait(LIMIT)
@@ -731,8 +736,7 @@ def test_a_damaged_answer_in_the_middle_of_an_upload(serve: Serve, session: Sess
     peer = serve(scripted(b"nonsense\r\n\r\n", Conn.wait_closed, body=False))
     request = session.request(peer.url("/"), method="PUT", chunked_encoding=True)
     with pytest.raises(ProtocolError, match=INVALID):
-        for _ in itertools.repeat(None, 1024):
-            request.write(MUCH[: 1 << 20])
+        write_much(request)
 
 
 def test_a_damaged_answer_is_no_response(session: Session) -> None:

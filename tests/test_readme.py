@@ -170,7 +170,7 @@ def test_the_events_exist() -> None:
     of_response = {name for row in table("| event of the response |") for name in names(row[0])}
     assert of_request <= REQUEST_EVENTS
     assert of_response == RESPONSE_EVENTS
-    for name in REQUEST_EVENTS - {"login", "redirect"}:
+    for name in REQUEST_EVENTS - {"login"}:
         assert f"`{name}`" in README
     for name in signals.__all__:
         if name != "request_redirected":
