@@ -333,10 +333,13 @@ class Exchange(Life):
         self.outbox.forget_replay()
         owner = self.current_owner()
         announced = owner is not None and owner._emitter.has("response")
-        self.incoming = incoming
-        incoming.start(trip.take_rest())
-        self.step("response")
-        self.response_out = True
+        try:
+            # Before anybody can ask for it: a reader must find what came behind the head, not what comes after that.
+            incoming.start(trip.take_rest())
+            self.step("response")
+            self.response_out = True
+        finally:
+            self.incoming = incoming
         if announced or not self._ends_at_once(owner, incoming):
             self.news.notify()
         del owner  # from here on it may go when nobody else holds it

@@ -114,7 +114,7 @@ def check(request: ClientRequest, recorder: Recorder) -> None:
     assert outcome(request) == ([ENDINGS[name] for name in names if name in ENDINGS] or ["success"])[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def peer() -> Iterator[Peer]:
     with Peer(echo_json) as peer:
         yield peer
@@ -487,3 +487,23 @@ def test_dropping_a_failed_request_logs_once(
                 gc.collect()
                 pause.wait(0.001)
             assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_reader_who_is_there_at_the_first_moment_gets_the_body_from_its_beginning(
+    session: Session, peer: Peer, runners: Runners
+) -> None:
+    """He asks all the time, and so may see the response before the worker has told anybody of it."""
+    for _ in rounds():
+        request = session.request(peer.url())
+        answers: list[str] = []
+
+        def read(request: ClientRequest = request, answers: list[str] = answers) -> None:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    answers.append(request.get_response(0).json()["method"])
+                    return
+
+        request.end()
+        runners.race(read)
+        assert answers == ["GET"]
+        assert request.wait(LIMIT)
