@@ -58,3 +58,9 @@ def request(
 ) -> ClientRequest:
     """A ``ClientRequest`` on the default session (Electron: ``net.request``). Raises as its constructor does."""
     return ClientRequest(options, callback, **overrides)
+
+
+# In tracebacks and pickles the errors are called what users call them.
+for _error in (ClientRequestError, InvalidStateError, *ClientRequestError.__subclasses__(), ProxyError):
+    _error.__module__ = __name__
+del _error

@@ -238,6 +238,11 @@ class Outbox:
         self.forget_replay()
         self.room.notify()
 
+    def disown(self) -> None:
+        """In a forked child: nothing is written any more, whatever another thread of the parent was about to do."""
+        self._lock = threading.Lock()
+        self.open = False
+
     def close(self) -> None:
         """Let go of everything; the request is over."""
         self.dropping = True

@@ -473,7 +473,12 @@ def _after_fork_in_child() -> None:
     for exchange in tuple(_live):
         error = AbortedError("ERR_ABORTED", "the request belongs to another process")
         exchange._fate.setdefault("cause", error)
-        exchange._exposed.clear()
+        exchange.outbox.disown()
+        for wire in (exchange._wire, exchange.incoming and exchange.incoming.wire):
+            if wire is not None:
+                wire.discard()
+        while exchange._exposed:
+            exchange._exposed.pop().close()
     _live.clear()
 
 

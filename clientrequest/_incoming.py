@@ -135,6 +135,11 @@ class Incoming:
         self._carrier.wake()
 
     @property
+    def wire(self) -> Wire:
+        """The connection, be it that it was let go of already."""
+        return self._wire
+
+    @property
     def trailers(self) -> Headers:
         return self.framing.trailers if self.complete else []
 

@@ -15,6 +15,7 @@ import time
 import warnings
 import weakref
 from collections import deque
+from types import TracebackType
 from typing import Any, Optional, Protocol
 
 from ._body import Outbox, Receipt
@@ -100,6 +101,7 @@ class Life:
         self._waiter: Optional[Waiter] = None
         self._worker_ident = 0
         self._end_told = False
+        self._traceback: Optional[TracebackType] = None  # of the failure, from where it came
         outbox.wake = self.wake
 
     # --- who holds it ---
@@ -191,7 +193,10 @@ class Life:
         error = self.failure
         if error is not None:
             self.error_seen = True
-            raise error
+            if self._traceback is None:
+                self._traceback = error.__traceback__
+            # The same object every time; without this its traceback would grow with each raise.
+            raise error.with_traceback(self._traceback)
 
     # --- Scope and Carrier, for the wire and the body ---
 

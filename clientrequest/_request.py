@@ -257,6 +257,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
 
     def _write_first(self, data: bytes, receipt: Optional[Receipt]) -> bool:
         """A write that found the body not open: the first one, or one too late."""
+        self._exchange.check_process()  # before the lock, which a thread of the parent may have held at the fork
         try:
             with self._lock:
                 if self._unclosed and not self._file_closed:  # the last flush of the wrapper
@@ -289,7 +290,6 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
 
     def _check_may_write(self, what: str) -> None:
         exchange = self._exchange
-        exchange.check_process()
         if self._outbox.dropping and self._outbox.open:
             return
         exchange.raise_failure()
@@ -367,6 +367,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         if callback is not None or not isinstance(encoding, str):
             receipt = _receipt(callback, encoding)
         outbox = self._outbox
+        self._exchange.check_process()  # as in _write_first
         try:
             with self._lock:
                 self._check_may_write("end")
@@ -464,6 +465,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             InvalidStateError: the body is buffered, so its length, a header, is not known yet; or after ``end()``.
             ClientRequestError: what the request died of.
         """
+        self._exchange.check_process()  # as in _write_first
         with self._lock:
             self._check_may_write("flush_headers")
             if not self._chunked and not self._headers.has("content-length"):

@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Callable, Optional, Protocol, Union
@@ -325,6 +326,7 @@ class Pools:
         # urllib3 takes 7 to 11 µs to find a pool.
         self._found: dict[tuple[str, str, int], HTTPConnectionPool] = {}
         self._closed = False
+        _all_pools.add(self)
 
     def connect(self, target: Target, scope: Scope, fresh: bool = False) -> Wire:
         """A connection to the target's origin: an idle one, or, and with ``fresh`` only, a new one."""
@@ -415,7 +417,24 @@ class Pools:
         """Start afresh in the child; the inherited descriptors are closed, never shut down."""
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self.clear()
+        found, self._found, self._manager = self._found, {}, None  # the manager's own lock may be held for ever
+        for pool in found.values():
+            idle = pool.pool
+            if idle is not None:
+                idle.close()  # type: ignore[attr-defined]
+
+
+_all_pools: weakref.WeakSet[Pools] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """An idle connection that the parent closes is to end, though the child has a copy of its descriptor."""
+    for pools in tuple(_all_pools):
+        pools.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _refuse_http2(sock: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +34,12 @@ def wait_until_quiet() -> None:
         pause.wait(0.002)
     assert not _live, f"requests still alive: {_live}"
     assert not busy_workers(), f"workers still busy: {busy_workers()}"
+
+
+def pytest_configure() -> None:
+    """A job in the background may be started with Ctrl-C ignored, which the programs under test would inherit."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Callable
 import pytest
 
 from clientrequest import AbortedError, ClientRequest, ClientRequestError, InvalidStateError, Session
+from clientrequest._incoming import Incoming
 from tests.support import LIMIT, Conn, Peer, Recorder, echo_json, scripted
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -489,21 +490,25 @@ def test_dropping_a_failed_request_logs_once(
             assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_reader_who_is_there_at_the_first_moment_gets_the_body_from_its_beginning(
-    session: Session, peer: Peer, runners: Runners
+def test_response_is_not_to_be_had_before_its_body_has_begun(
+    session: Session, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """He asks all the time, and so may see the response before the worker has told anybody of it."""
-    for _ in rounds():
-        request = session.request(peer.url())
-        answers: list[str] = []
+    """Else a reader who asks at that moment would miss what came behind the head, or get it in the wrong place."""
+    start = Incoming.start
+    too_early: list[object] = []
 
-        def read(request: ClientRequest = request, answers: list[str] = answers) -> None:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    answers.append(request.get_response(0).json()["method"])
-                    return
+    def ask() -> None:
+        with contextlib.suppress(TimeoutError):
+            too_early.append(request.get_response(0))
 
-        request.end()
-        runners.race(read)
-        assert answers == ["GET"]
-        assert request.wait(LIMIT)
+    def watched(incoming: Incoming, rest: bytes) -> None:
+        asker = threading.Thread(target=ask)
+        asker.start()
+        asker.join(LIMIT)
+        start(incoming, rest)
+
+    monkeypatch.setattr(Incoming, "start", watched)
+    request = session.request(peer.url()).end()
+    assert request.get_response(LIMIT).json()["method"] == "GET"
+    assert request.wait(LIMIT)
+    assert too_early == []
