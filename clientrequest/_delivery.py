@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ._errors import AbortedError
 from ._incoming import EVENTS, FILE, PROGRESS_PERIOD, Incoming
 from ._life import Life
 from ._wire import Wire
@@ -35,7 +36,7 @@ class Delivery:
             if self._life.outbox.receipts:
                 self._life.refuse_receipts()
             if not self._life.strand.inline and incoming.face is EVENTS and self._life.strand.busy():
-                self._life.wait(None, 0, None)  # one ``data`` at a time, or a slow loop would fill the memory
+                self._life.await_listeners()  # one ``data`` at a time, or a slow loop would fill the memory
             elif incoming.face is EVENTS and incoming.flowing:
                 if not self._pump(incoming):
                     return
@@ -45,6 +46,9 @@ class Delivery:
                 self._report_download(incoming, last=True)
                 return
             elif self._nobody_reads(incoming):
+                if crew.closing and incoming.turn.locked():  # a daemon thread is reading, and cannot be waited for
+                    self._life.die(AbortedError("ERR_ABORTED", "the program ended"))
+                    self._life.check()
                 incoming.discard()
                 return
             else:

@@ -93,6 +93,10 @@ class Emitter:
         signal = self._signals.get(name)
         return signal is not None and bool(signal.receivers)
 
+    def has_any(self) -> bool:
+        """Whether anybody listens to anything."""
+        return any(signal.receivers for signal in list(self._signals.values()))
+
     def emit(self, name: str, *args: object) -> Optional[BaseException]:
         """Call every listener of an event in order; give back the first exception. Further ones are reported."""
         if not self.has(name):

@@ -115,8 +115,12 @@ class Exchange(Life):
             if self.failure is not None and not self.error_seen:
                 owner._error_unseen(self.failure)
             return
-        if self._unstarted:
-            return
+        if not self.started:
+            if not self.over or not (self.outbox.receipts or owner._emitter.has_any()):
+                return
+            # It was dropped before anything ran, but some are owed their last event.
+            self._unstarted.clear()
+            crew.run_soon(self._run)
         self.abandoned = True
         self._owner = owner
         self.wake()
@@ -177,7 +181,7 @@ class Exchange(Life):
             self.step("start")
             self.observe(signals.request_started)
             self._transact()
-            self._await_listeners()
+            self.await_listeners()  # one that raises fails the request
             self._fate.setdefault("cause", SUCCESS)
         except ClientRequestError as error:
             self.die(error)
@@ -186,11 +190,6 @@ class Exchange(Life):
             failure.__cause__ = error
             self.die(failure)
         self._close()
-
-    def _await_listeners(self) -> None:
-        """With a dispatcher: the listeners are not through yet, and one that raises fails the request."""
-        while self.strand.busy() and not (crew.closing and program_has_ended()):
-            self.wait(None, 0, None)
 
     def _transact(self) -> None:
         hop = self._hop

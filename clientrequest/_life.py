@@ -41,6 +41,7 @@ log = logging.getLogger("clientrequest")
 
 ABORT_GRACE = 0.04  # seconds that a wait for the end stays after an abort, for the last events
 EXIT_PERIOD = 0.05  # seconds between two looks at whether the program has ended
+EXIT_GRACE = 0.5  # seconds that a dispatcher has for its callbacks once the program has ended
 
 
 class Owner(Protocol):
@@ -258,6 +259,19 @@ class Life:
                 return ready
             if crew.closing:
                 return WOKEN
+
+    def await_listeners(self) -> None:
+        """With a dispatcher: wait until the callbacks it was given are through.
+
+        When the program has ended it may never run them; it gets a moment more, then the request is aborted.
+        """
+        until: Optional[float] = None
+        while self.strand.busy():
+            if crew.closing and program_has_ended():
+                until = until or time.monotonic() + EXIT_GRACE
+                if time.monotonic() >= until:
+                    self.die(AbortedError("ERR_ABORTED", "the program ended, and its dispatcher runs nothing more"))
+            self.wait(None, 0, None)
 
     def is_readable(self, sock: Any) -> bool:
         """Whether there is something to receive; does not wait. Raises once the request is over."""

@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import threading
+from collections import deque
 from typing import Any, Callable, Optional
 
 from ._gates import SLICE
@@ -107,6 +108,10 @@ class Worker(threading.Thread):
         self._gate = threading.Lock()
         self._gate.acquire()
 
+    def take(self, job: Job) -> None:
+        """Its own next job; on the worker."""
+        self._job = job
+
     def hand(self, job: Optional[Job]) -> None:
         """Give a parked worker its next job, or ``None`` to send it home."""
         self._job = job
@@ -130,6 +135,7 @@ class Crew:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._parked: list[Worker] = []  # last in, first out: the warm ones work, the others leave
+        self._left_over: deque[Job] = deque()  # for the next worker that is free
         self._numbers = itertools.count(1)
         self._hooked = False
         self.closing = False  # the interpreter wants to exit
@@ -145,6 +151,15 @@ class Crew:
             return self._start(job)
         worker.hand(job)
         return worker
+
+    def run_soon(self, job: Job) -> None:
+        """Have the next free worker run ``job``. Starts no thread and takes no lock: fit for ``__del__``."""
+        try:
+            worker = self._parked.pop()
+        except IndexError:
+            self._left_over.append(job)
+        else:
+            worker.hand(job)
 
     def _start(self, job: Job) -> Worker:
         if not self._hooked:
@@ -167,9 +182,12 @@ class Crew:
         """Wait for the next job of ``worker``; false if it shall leave."""
         if self.closing or self._pid != os.getpid():
             return False
+        if self._take_left_over(worker):
+            return True
         self._parked.append(worker)
-        if self._is_closing():  # asked again: the exit hook may have looked before we were there
-            return self._stay(worker, gate)
+        # Asked again: the exit hook, or a job, may have come before we were there.
+        if self._is_closing() or self._left_over:
+            return self._stay(worker, gate) or (not self._is_closing() and self._take_left_over(worker))
         waited = 0.0
         while waited < IDLE:
             # In slices: where there is no exit hook, this is how a parked worker learns that the program ended.
@@ -180,6 +198,13 @@ class Crew:
             if not threading.main_thread().is_alive():
                 break
         return self._stay(worker, gate)
+
+    def _take_left_over(self, worker: Worker) -> bool:
+        try:
+            worker.take(self._left_over.popleft())
+        except IndexError:
+            return False
+        return True
 
     def _is_closing(self) -> bool:
         return self.closing
@@ -197,6 +222,7 @@ class Crew:
         """In the child the parent's workers do not exist; their descriptors are copies, to be closed, never shut."""
         parked, self._parked = self._parked, []
         self._pid = os.getpid()
+        self._left_over.clear()
         self._hooked = False
         self.closing = False
         for worker in parked:

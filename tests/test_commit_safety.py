@@ -398,15 +398,22 @@ class TestDropped:
             called.wait()
         assert [type(error) for error in errors] == [AbortedError]
 
-    @pytest.mark.xfail(reason="a buffered request has no worker yet, and a finalizer should start none")
-    def test_buffered_tells_its_callbacks_and_listeners(self) -> None:
+    @pytest.mark.parametrize("parked", [True, False])
+    def test_buffered_tells_its_callbacks_and_listeners(self, parked: bool) -> None:
+        """Nothing runs yet, and a finalizer starts no thread: the next worker that is free sends the events."""
         told: list[str] = []
+        closed = Gate("close")
         with Peer(answer) as peer:
+            if parked:
+                post(peer, "buffered").end().wait(LIMIT)
             held = [post(peer, "buffered")]
-            held[0].on("close", lambda: told.append("close"))
+            held[0].on("close", lambda: (told.append("close"), closed.set()))
             held[0].write(b"half", "utf-8", lambda error: told.append(type(error).__name__))
             with pytest.warns(ResourceWarning):
                 drop(held)
+            if not parked:
+                post(peer, "buffered").end().wait(LIMIT)
+            closed.wait()
         assert told == ["AbortedError", "close"]
 
     @pytest.mark.parametrize("name", WAYS)
