@@ -27,7 +27,7 @@ from ._options import Timeout
 from ._redirects import MOST_REDIRECTS, Redirect, headers_after, is_redirect, parse_redirect
 from ._round_trip import Hop, RoundTrip
 from ._wire import Pools, Wire, map_error
-from ._workers import READ, Worker, crew, program_has_ended
+from ._workers import READ, Worker, crew
 
 CLEAR_TIME = 1.0  # seconds spent on a body that nobody wants, to save its connection
 

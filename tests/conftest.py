@@ -7,13 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Callable
 
 import pytest
 
-from clientrequest import default_session
+from clientrequest import Session, default_session
 from clientrequest._exchange import _live
 from clientrequest._workers import Worker, crew
-from tests.support import open_sockets
+from tests.support import Peer, ca_path, open_sockets, server_context
 
 LIMIT = 10.0  # seconds; a test that leaves something behind fails, it does not wait for ever
 
@@ -62,3 +64,18 @@ def clean_house() -> Iterator[None]:
     if before is not None and after is not None:
         left = sorted(set(after) - set(before))
         assert not left, f"sockets left open: {left}"
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """A session that trusts the servers of the tests."""
+    with Session(tls=ca_path()) as session:
+        yield session
+
+
+@pytest.fixture(params=["plain", "tls"])
+def serve(request: pytest.FixtureRequest, session: Session) -> Iterator[Callable[..., Peer]]:
+    """Starts a server with a handler, which `session` trusts; once plain, once over TLS."""
+    with ExitStack() as stack:
+        tls = server_context() if request.param == "tls" else None
+        yield lambda handler, **options: stack.enter_context(Peer(handler, tls, **options))

@@ -14,7 +14,7 @@ import pytest
 
 from clientrequest import AbortedError, ClientRequest, ClientRequestError, Session
 from clientrequest._lifecycle import Phase
-from tests.support import LIMIT, Conn, Gate, Peer, Recorder, blackhole, ca_path, scripted, server_context
+from tests.support import LIMIT, Conn, Gate, Peer, Recorder, blackhole, scripted, server_context
 
 AT_ONCE = 0.5
 """Seconds within which everybody must be free: ten times what is promised, for a machine that is busy."""
@@ -325,12 +325,6 @@ CASES = [
     for (phase, ending), tls in itertools.product(PHASES, (False, True))
     if phase not in (NO_TLS if tls else ONLY_TLS)
 ]
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
 
 
 @pytest.mark.parametrize(("phase", "ending", "tls"), CASES)

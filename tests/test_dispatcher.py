@@ -22,7 +22,7 @@ from clientrequest import (
     Session,
     signals,
 )
-from tests.support import LIMIT, Conn, Gate, Peer, Recorder, ca_path, echo_json, scripted, server_context
+from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted, server_context
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GOOD = ["finish", "response", "response.data", "response.end", "response.close", "close"]
@@ -61,12 +61,6 @@ class Desk:
         """Do what is there already."""
         while not self.tasks.empty():
             self.work_once()
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Any, Callable
 
 import pytest
@@ -24,7 +23,6 @@ from tests.support import (
     Peer,
     PeerTimeout,
     Recorder,
-    ca_path,
     early_answer,
     echo_json,
     scripted,
@@ -38,20 +36,6 @@ KINDS = ["close", "keep_reading", "half_close", "stop_reading"]
 BLOCK = bytes(256 * 1024)
 MUCH = bytes(32 * 1024 * 1024)
 """More than the kernel's buffers hold."""
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
-
-
-@pytest.fixture(params=["plain", "tls"])
-def serve(request: pytest.FixtureRequest, session: Session) -> Iterator[Serve]:
-    """Starts a server with a handler, which `session` trusts."""
-    with ExitStack() as stack:
-        tls = server_context() if request.param == "tls" else None
-        yield lambda handler, **options: stack.enter_context(Peer(handler, tls, **options))
 
 
 @pytest.fixture(params=["chunked", "length"])

@@ -7,7 +7,6 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
@@ -21,7 +20,6 @@ from tests.support import (
     Gate,
     Peer,
     Recorder,
-    ca_path,
     early_answer,
     echo_json,
     refused_port,
@@ -39,12 +37,6 @@ class Boom(Exception):
 
 def boom(*_: object) -> None:
     raise Boom("in a listener")
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
 
 
 @pytest.fixture

@@ -32,6 +32,14 @@ url = sys.argv[1]
 def say(*words):
     print(*words, flush=True)
 
+def until(condition):
+    pause = threading.Event()
+    while not condition():
+        pause.wait(0.002)
+
+def exiting():
+    return clientrequest._workers.crew.closing
+
 """
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -274,7 +282,7 @@ def test_request_of_a_daemon_thread_finishes() -> None:
             request.on("close", lambda: say("closed"))
             request.end(b"body")
             ended.set()
-            time.sleep(1000)
+            threading.Event().wait()
 
         threading.Thread(target=work, daemon=True).start()
         ended.wait()
@@ -300,8 +308,7 @@ def test_other_thread_may_go_on_writing_after_the_end_of_main() -> None:
             say(request.get_response().json()["length"])
 
         say("end of main")
-        ending = threading.main_thread()
-        threading.Thread(target=lambda: (ending.join(), time.sleep(0.2), work())).start()
+        threading.Thread(target=lambda: (until(exiting), work())).start()
     """
     with Peer(echo_json) as peer, Program(code, peer) as program:
         program.wait_for("end of main")
@@ -328,7 +335,7 @@ UNREAD: dict[str, str] = {
     """,
     "a request whose response nobody asked for": """
         request = ClientRequest(url).end()
-        request.wait(0.2)
+        until(lambda: request._exchange.incoming is not None)
     """,
     "a response that its listener keeps": """
         got = queue.Queue()
@@ -345,7 +352,7 @@ UNREAD: dict[str, str] = {
         response = request.get_response()
         response.read(5)
         threading.Thread(target=response.read, daemon=True).start()
-        time.sleep(0.2)
+        until(response._incoming.turn.locked)
     """,
 }
 
@@ -391,7 +398,7 @@ LISTENING: dict[str, str] = {
             response.on("error", lambda error: None)
         except (ClientRequestError, ValueError):
             pass
-        time.sleep(0.2)
+        until(lambda: request._exchange.strand.busy() or request._exchange.closed)
     """,
 }
 
@@ -436,7 +443,7 @@ UNENDED: dict[str, str] = {
         request.on("response", lambda response: request.method)
     """,
     "with a daemon thread that would write": """
-        threading.Thread(target=lambda: (time.sleep(1000), request.end()), daemon=True).start()
+        threading.Thread(target=lambda: (threading.Event().wait(), request.end()), daemon=True).start()
     """,
 }
 
@@ -522,7 +529,7 @@ def test_daemon_thread_that_is_blocked_in_a_write_holds_nothing_up() -> None:
                 request.write(bytes(1 << 20))
 
         threading.Thread(target=write, daemon=True).start()
-        time.sleep(0.5)
+        until(lambda: request._exchange.outbox.room._waiters)
         say("end of main")
     """
     with Peer(hold_after_head) as peer, Program(code, peer) as program:
@@ -552,17 +559,22 @@ WAITS: dict[str, tuple[str, Callable[[Conn], object]]] = {
 @pytest.mark.parametrize("what", WAITS)
 def test_ctrl_c_gets_through_at_once_and_ends_the_program(what: str) -> None:
     statement, handler = WAITS[what]
-    code = (
+    code = textwrap.dedent(
         """
         request = ClientRequest(url, method="POST", chunked_encoding=True, high_water_mark=1 << 25)
         request.on("close", lambda: say("closed"))
 
+        def is_blocked():
+            exchange = request._exchange
+            waits = exchange.news._waiters or exchange.outbox.room._waiters
+            return waits or exchange.incoming is not None and exchange.incoming.turn.locked()
+
         def waiting():
-            threading.Thread(target=lambda: (time.sleep(0.3), say("waiting")), daemon=True).start()
+            threading.Thread(target=lambda: (until(is_blocked), say("waiting")), daemon=True).start()
 
         """
     )
-    code = textwrap.dedent(code) + statement + "\n"
+    code += statement + "\n"
     with Peer(handler) as peer, Program(code, peer) as program:
         program.wait_for("waiting")
         program.interrupt()
@@ -602,7 +614,7 @@ def test_request_that_is_made_by_the_last_listener_works_or_says_why_not() -> No
             except ClientRequestError as error:
                 say("refused", error.code)
 
-        ClientRequest(url).on("close", lambda: (time.sleep(0.2), again())).end()
+        ClientRequest(url).on("close", lambda: (until(exiting), again())).end()
         say("end of main")
     """
     with Peer(echo_json) as peer, Program(code, peer) as program:

@@ -9,8 +9,6 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any, Callable
 
 import pytest
@@ -61,20 +59,6 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 def sized(length: int) -> bytes:
     return OK + b"Content-Length: %d\r\n\r\n" % length
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
-
-
-@pytest.fixture(params=["plain", "tls"])
-def serve(request: pytest.FixtureRequest, session: Session) -> Iterator[Serve]:
-    """Starts a server with a handler, which `session` trusts."""
-    with ExitStack() as stack:
-        tls = server_context() if request.param == "tls" else None
-        yield lambda handler: stack.enter_context(Peer(handler, tls))
 
 
 def fails(request: ClientRequest) -> ClientRequestError:

@@ -19,7 +19,7 @@ import pytest
 
 from clientrequest import ClientRequest, ClientRequestError, InvalidStateError, Session, default_session
 from clientrequest._wire import Pools
-from tests.support import LIMIT, Conn, Gate, Peer, Recorder, ca_path, echo_json, scripted, server_context
+from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted, server_context
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
@@ -104,12 +104,6 @@ class Child:
 def in_child(task: Callable[[], Any]) -> Any:
     with Child(lambda child: task()) as child:
         return child.result()
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
 
 
 def ask(session: Session, peer: Peer, path: str = "/") -> dict[str, Any]:

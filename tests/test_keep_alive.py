@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,20 +36,6 @@ from tests.support import (
 Serve = Callable[[Handler], Peer]
 
 OK = b"HTTP/1.1 200 OK\r\n"
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
-
-
-@pytest.fixture(params=["plain", "tls"])
-def serve(request: pytest.FixtureRequest, session: Session) -> Iterator[Serve]:
-    """Starts a server with a handler, which `session` trusts."""
-    with ExitStack() as stack:
-        tls = server_context() if request.param == "tls" else None
-        yield lambda handler: stack.enter_context(Peer(handler, tls))
 
 
 def echoed(session: Session, peer: Peer, **options: Any) -> dict[str, Any]:

@@ -9,14 +9,14 @@ import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Callable
 
 import pytest
 
 from clientrequest import ClientRequest, IncomingMessage, InvalidStateError, RequestTimeout, Session, Timeout
 from clientrequest._incoming import READ_AHEAD
-from tests.support import LIMIT, Conn, Gate, Handler, Peer, Recorder, ca_path, echo_json, scripted, server_context
+from tests.support import LIMIT, Conn, Gate, Handler, Peer, Recorder, echo_json, scripted
 
 Serve = Callable[[Handler], Peer]
 
@@ -24,20 +24,6 @@ SHORT = 0.05
 """For waits that have to run out."""
 
 OK = b"HTTP/1.1 200 OK\r\n"
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
-
-
-@pytest.fixture(params=["plain", "tls"])
-def serve(request: pytest.FixtureRequest, session: Session) -> Iterator[Serve]:
-    """Starts a server with a handler, which `session` trusts."""
-    with ExitStack() as stack:
-        tls = server_context() if request.param == "tls" else None
-        yield lambda handler: stack.enter_context(Peer(handler, tls))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import io
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable
 
@@ -23,10 +22,8 @@ from tests.support import (
     Peer,
     PeerTimeout,
     Recorder,
-    ca_path,
     echo_json,
     scripted,
-    server_context,
 )
 
 Serve = Callable[..., Peer]
@@ -48,20 +45,6 @@ def sized(length: int) -> bytes:
 
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
-
-
-@pytest.fixture(params=["plain", "tls"])
-def serve(request: pytest.FixtureRequest, session: Session) -> Iterator[Serve]:
-    """Starts a server with a handler, which `session` trusts."""
-    with ExitStack() as stack:
-        tls = server_context() if request.param == "tls" else None
-        yield lambda handler, **options: stack.enter_context(Peer(handler, tls, **options))
 
 
 class Consumer:

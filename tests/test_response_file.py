@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Callable
 
 import pytest
@@ -30,7 +30,7 @@ from clientrequest import (
     Timeout,
 )
 from clientrequest._incoming import BLOCK, READ_AHEAD
-from tests.support import LIMIT, Conn, Gate, Handler, Peer, Recorder, ca_path, echo_json, scripted, server_context
+from tests.support import LIMIT, Conn, Gate, Handler, Peer, Recorder, echo_json, scripted
 
 Serve = Callable[..., Peer]
 Read = Callable[[IncomingMessage], bytes]
@@ -69,20 +69,6 @@ def zipped(body: bytes) -> bytes:
 
 
 FORMS = [sized, chunked, unbounded, zipped]
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
-
-
-@pytest.fixture(params=["plain", "tls"])
-def serve(request: pytest.FixtureRequest, session: Session) -> Iterator[Serve]:
-    """Starts a server with a handler, which `session` trusts."""
-    with ExitStack() as stack:
-        tls = server_context() if request.param == "tls" else None
-        yield lambda handler: stack.enter_context(Peer(handler, tls))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from clientrequest import (
     TransferError,
     signals,
 )
-from tests.support import LIMIT, Conn, Peer, Recorder, ca_path, echo_json, refused_port, scripted
+from tests.support import LIMIT, Conn, Peer, Recorder, echo_json, refused_port, scripted
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SHORT_BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"
@@ -75,12 +75,6 @@ class Observer:
     def details(self, name: str) -> dict[str, Any]:
         (found,) = [details for heard, _, details in self.heard if heard == name]
         return found
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
 
 
 @pytest.fixture

@@ -5,23 +5,16 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, Callable
 
 import pytest
 
 from clientrequest import ClientRequest, ClientRequestError, InvalidStateError, Session, _workers, signals
 from clientrequest._workers import Worker, crew
-from tests.support import LIMIT, Conn, Gate, Peer, Recorder, ca_path, echo_json, scripted, server_context
+from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted, server_context
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BEGUN = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab"
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    with Session(tls=ca_path()) as session:
-        yield session
 
 
 @pytest.fixture
