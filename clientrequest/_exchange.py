@@ -66,6 +66,7 @@ class Exchange(Life):
         self.redirects: list[str] = []  # the URLs that redirected, in order
         self._unstarted = deque([True])  # taken out by the one who starts it
         self._unlaunched: deque[bool] = deque()  # the same for the one who gives it to a worker
+        self._untold = deque([True])  # the same for the one who says that it failed
         self._unrefusing = deque([True])  # taken out by the one who has late callbacks called
         self._hop: Optional[Hop] = None
         self._wire: Optional[Wire] = None
@@ -111,9 +112,9 @@ class Exchange(Life):
 
     def abandon(self, owner: Owner) -> None:
         """Nobody holds the request any more; called from its ``__del__``, which this survives until ``close``."""
-        if self.closed:
-            if self.failure is not None and not self.error_seen:
-                owner._error_unseen(self.failure)
+        closed = self.closed
+        if closed:
+            self._tell_unseen(owner)
             return
         if not self.started:
             if not self.over or not (self.outbox.receipts or owner._emitter.has_any()):
@@ -124,6 +125,19 @@ class Exchange(Life):
         self.abandoned = True
         self._owner = owner
         self.wake()
+        if self.closed:  # asked again: it may have closed in between, without knowing of this
+            self._owner = None
+            self._tell_unseen(owner)
+
+    def _tell_unseen(self, owner: Owner) -> None:
+        """Nobody can ask any more: say what nobody was told of. Once."""
+        if self.failure is None or self.error_seen:
+            return
+        try:
+            self._untold.pop()
+        except IndexError:
+            return
+        owner._error_unseen(self.failure)
 
     def abort(self) -> None:
         if not self.is_foreign():
@@ -436,8 +450,8 @@ class Exchange(Life):
         self.news.notify()
         if self.outbox.receipts:
             self.refuse()
-        if self.abandoned and owner is not None and self.failure is not None and not self.error_seen:
-            owner._error_unseen(self.failure)
+        if self.abandoned and owner is not None:
+            self._tell_unseen(owner)
 
 
 def _nothing() -> None:

@@ -238,6 +238,32 @@ def waiting_for_continue(session: Session, tls: bool) -> Iterator[Scene]:
 
 
 @contextlib.contextmanager
+def deciding_about_a_redirect(session: Session, tls: bool) -> Iterator[Scene]:
+    answer = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n"
+    with peer_of(scripted(answer, Conn.hold), tls) as peer:
+        scene = Scene(session.request(peer.url(), method="POST", redirect="manual"))
+        scene.request.end(b"body")
+        scene.recorder.wait("redirect")
+        yield scene
+
+
+@contextlib.contextmanager
+def following_a_redirect(session: Session, tls: bool) -> Iterator[Scene]:
+    def answer(conn: Conn) -> None:
+        conn.read_request()
+        conn.respond(307, {"Location": "/there"})
+        conn.read_request()
+        conn.hold()
+
+    with peer_of(answer, tls) as peer:
+        scene = Scene(session.request(peer.url(), method="POST"))
+        scene.request.end(b"body")
+        peer.wait_request(2)
+        scene.until(lambda: scene.exchange.phase is Phase.WAITING)
+        yield scene
+
+
+@contextlib.contextmanager
 def response_nobody_has_asked_for(session: Session, tls: bool) -> Iterator[Scene]:
     with peer_of(scripted(BEGUN, Conn.hold), tls) as peer:
         scene = Scene(session.request(peer.url()))
@@ -311,6 +337,8 @@ PHASES: list[tuple[Phases, list[str]]] = [
     (waiting_for_the_head, BEFORE_RESPONSE),
     (in_the_middle_of_the_head, BEFORE_RESPONSE),
     (waiting_for_continue, BEFORE_RESPONSE),
+    (deciding_about_a_redirect, BEFORE_RESPONSE),
+    (following_a_redirect, BEFORE_RESPONSE),
     (response_nobody_has_asked_for, IN_RESPONSE),
     (reading_by_events, IN_RESPONSE),
     (paused, IN_RESPONSE),

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gzip
 import itertools
+import ssl
 import threading
 from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple, Optional
@@ -144,6 +145,17 @@ def until_the_end(conn: Conn, request: Request) -> bool:
     return True
 
 
+def elsewhere(conn: Conn, request: Request) -> None:
+    if conn.drain_body(request).complete:
+        conn.respond(307, {"Location": "/there"}, body=b"not here")
+
+
+def elsewhere_at_once(conn: Conn, request: Request) -> bool:
+    conn.respond(307, {"Location": "/there", "Connection": "close"})
+    conn.wait_closed()
+    return True
+
+
 def nonsense(conn: Conn, request: Request) -> bool:
     conn.send(b"nonsense\r\n\r\n")
     conn.wait_closed()
@@ -271,6 +283,10 @@ SCENARIOS = [
     Scenario("chunked post with continue", expecting_chunked, with_continue),
     Scenario("early answer to a buffered post", expecting, too_early),
     Scenario("early answer to a chunked post", chunked_over_the_mark, too_early),
+    Scenario("redirected get", by_events, elsewhere),
+    Scenario("redirected buffered post", buffered, elsewhere),
+    Scenario("redirected chunked post", chunked, elsewhere),
+    Scenario("chunked post redirected early", chunked, elsewhere_at_once),
     Scenario("nonsense", by_events, nonsense, fails=True),
     Scenario("cut short", by_events, cut_short, fails=True),
     Scenario("reset", buffered, reset, fails=True),
@@ -321,7 +337,8 @@ def fetch(session: Session, peer: Peer, path: str) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_abort_at_every_step(scenario: Scenario, tls: bool, from_outside: bool) -> None:
     context = server_context() if tls else None
-    with Peer(serve(scenario.answer), tls=context) as peer, Session(tls=ca_path()) as session:
+    peer = Peer(serve(scenario.answer), tls=context, expect_errors=True)
+    with peer, Session(tls=ca_path()) as session:
         for number in itertools.count():
             assert number < MOST_STEPS, "it never comes to its end"
             trap = Trap(number, from_outside)
@@ -332,3 +349,5 @@ def test_abort_at_every_step(scenario: Scenario, tls: bool, from_outside: bool) 
             session.close_connections()
     assert number > 3, f"too few steps to mean anything: {trap.passed}"
     assert trap.passed[0] == "start"
+    # An answer may meet the end of a connection that was aborted, which over TLS has an error of its own.
+    assert [error for error in peer.errors if not isinstance(error, ssl.SSLEOFError)] == []

@@ -193,6 +193,23 @@ def test_early_answer_keeps_the_law(moves: Moves, kind: str) -> None:
     check_law(recorder)
 
 
+def test_redirect_is_one_more_way(moves: Moves) -> None:
+    def answer(conn: Conn) -> None:
+        conn.read_request()
+        conn.respond(307, {"Location": "/there"})
+        conn.read_request()
+        conn.respond()
+
+    with Peer(answer) as peer, Session() as session:
+        request = ClientRequest(peer.url(), method="POST", session=session)
+        recorder = Recorder(request, consume=True)
+        request.end(b"body")
+        recorder.wait("close")
+    assert moves.path().count(Phase.CONNECTING) == 2
+    assert moves.path()[-2:] == [Phase.READING, Phase.CLOSED]
+    check_law(recorder)
+
+
 def test_idle_connection_that_died_is_one_more_way(moves: Moves) -> None:
     hang_up = Gate()
 

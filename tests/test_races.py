@@ -15,8 +15,9 @@ from typing import Any, Callable
 import pytest
 
 from clientrequest import AbortedError, ClientRequest, ClientRequestError, InvalidStateError, Session
+from clientrequest._exchange import Exchange
 from clientrequest._incoming import Incoming
-from tests.support import LIMIT, Conn, Peer, Recorder, echo_json, scripted
+from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SECONDS = 0.4
@@ -474,6 +475,36 @@ def test_abort_at_any_moment(session: Session, peer: Peer, runners: Runners) -> 
     assert session.request(peer.url()).end().get_response(LIMIT).json()["method"] == "GET"
 
 
+def test_failure_at_the_moment_when_the_request_is_dropped_is_logged(
+    session: Session, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last holder has looked whether it is closed, and is held up; meanwhile it fails and closes."""
+    fail, dropping, go_on = Gate(), Gate(), Gate()
+    begun = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsome"
+    with Peer(scripted(begun, fail)) as peer:
+        held = [session.request(peer.url())]
+        exchange = held[0]._exchange
+        held[0].end()
+        assert held[0].get_response(LIMIT).status_code == 200
+
+        def started(exchange: Exchange) -> bool:
+            if threading.current_thread() is dropper:
+                dropping.set()
+                go_on.wait()
+            return not exchange._unstarted
+
+        monkeypatch.setattr(Exchange, "started", property(started))
+        dropper = threading.Thread(target=held.clear)
+        dropper.start()
+        dropping.wait()
+        fail.set()
+        assert exchange.news.wait_for(lambda: exchange.closed, LIMIT)
+        go_on.set()
+        dropper.join(LIMIT)
+        assert exchange.failure is not None
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
 def test_dropping_a_failed_request_logs_once(
     session: Session, runners: Runners, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -508,7 +539,8 @@ def test_response_is_not_to_be_had_before_its_body_has_begun(
         start(incoming, rest)
 
     monkeypatch.setattr(Incoming, "start", watched)
-    request = session.request(peer.url()).end()
+    request = session.request(peer.url())
+    request.end()
     assert request.get_response(LIMIT).json()["method"] == "GET"
     assert request.wait(LIMIT)
     assert too_early == []
