@@ -78,7 +78,7 @@ def ported(url: str) -> None:
 
 
 def fail(url: str) -> str:
-    with Session(proxies={"http": "http://proxy.example:3128"}) as session:
+    with Session(headers={"X-Program": "typed"}, timeout=Timeout(total=5)) as session:
         try:
             session.request(url).end().get_response()
         except ConnectError as error:
@@ -87,5 +87,5 @@ def fail(url: str) -> str:
             return f"{error.code}: {error}"
         except InvalidStateError:
             raise
-    default_session().clear_auth_cache()
+    default_session().close_connections()
     return "no error"
