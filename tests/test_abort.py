@@ -75,11 +75,8 @@ class Scene:
             pause.wait(0.001)
 
     def write_until_blocked(self) -> None:
-        def write() -> None:
-            while True:
-                self.request.write(bytes(100_000))
-
-        self.block(write)
+        """One write, of more than all buffers on the way can hold."""
+        self.block(lambda: self.request.write(bytes(32 << 20)))
         self.until(lambda: bool(self.exchange.outbox.room._waiters))
 
 

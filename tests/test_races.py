@@ -157,6 +157,29 @@ def test_abort_and_the_very_first_write(session: Session, peer: Peer, runners: R
         check(request, recorder)
 
 
+@pytest.mark.parametrize("call", ["write", "end", "flush_headers"])
+def test_abort_just_before_the_body_is_opened(session: Session, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The call has found the request alive already; it must not open the body of a dead one."""
+    begin = ClientRequest._begin
+
+    def begin_and_abort(request: ClientRequest) -> None:
+        begin(request)
+        aborter = threading.Thread(target=request.abort)
+        aborter.start()
+        aborter.join(LIMIT)
+
+    monkeypatch.setattr(ClientRequest, "_begin", begin_and_abort)
+    request = session.request("http://127.0.0.1:9/", method="POST", chunked_encoding=True)
+    arguments = (b"x",) if call == "write" else ()
+    for _ in range(2):
+        with pytest.raises(AbortedError):
+            getattr(request, call)(*arguments)
+    with pytest.raises(AbortedError):
+        request.write(b"late")
+    with pytest.raises(AbortedError):
+        request.wait(LIMIT)
+
+
 def test_abort_and_many_writes(session: Session, peer: Peer, runners: Runners) -> None:
     for _ in rounds():
         request, recorder = new(session, peer, chunked_encoding=True, high_water_mark=1000)
@@ -428,6 +451,16 @@ def test_session_closed_while_requests_start(runners: Runners, peer: Peer) -> No
             recorder.wait("close")
             recorder.check_grammar()
         assert session._pools.idle() == []
+
+
+def test_connection_that_is_put_back_while_its_session_closes_is_closed(session: Session, peer: Peer) -> None:
+    assert session.request(peer.url()).end().wait(LIMIT)
+    (pool,) = session._pools._found.values()
+    idle = pool.pool
+    connection = idle.get()
+    session.close()
+    idle.put(connection)
+    assert connection.is_closed
 
 
 def test_connections_closed_while_requests_start(session: Session, peer: Peer, runners: Runners) -> None:
