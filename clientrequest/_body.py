@@ -149,14 +149,15 @@ class Outbox:
         chunks = self._chunks
         count = min(len(chunks), MOST_CHUNKS)
         batch = [chunks.popleft() for _ in range(count)]
-        self._handed += sum(map(len, batch))
+        size = sum(map(len, batch))
+        self._handed += size
         if self._kept is not None and batch:
-            self._keep_for_replay(batch)
+            self._keep_for_replay(batch, size)
         return batch, ended and not chunks
 
-    def _keep_for_replay(self, batch: list[bytes]) -> None:
+    def _keep_for_replay(self, batch: list[bytes], size: int) -> None:
         assert self._kept is not None
-        self._kept_size += sum(map(len, batch))
+        self._kept_size += size
         if self._kept_size > self._keep:
             self._kept = None
         else:

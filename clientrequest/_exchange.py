@@ -26,7 +26,7 @@ from ._lifecycle import Phase
 from ._options import Timeout
 from ._redirects import MOST_REDIRECTS, Redirect, headers_after, is_redirect, parse_redirect
 from ._round_trip import Hop, RoundTrip
-from ._wire import Pools, Wire, map_error
+from ._wire import Pools, Wire, raise_mapped
 from ._workers import READ, Worker, crew
 
 CLEAR_TIME = 1.0  # seconds spent on a body that nobody wants, to save its connection
@@ -222,16 +222,14 @@ class Exchange(Life):
             return self._try_hop(hop, fresh=False)
         except (OSError, ValueError) as error:
             if not self._may_retry():
-                mapped = map_error(error, hop.target.authority)
-                raise mapped from mapped.__cause__  # "from None" would take its cause away
+                raise_mapped(error, hop.target.authority)
         # The server closed an idle connection just when it was used again (RFC 9112, 9.3.1).
         self.step("retry")
         self._drop_wire()
         try:
             return self._try_hop(hop, fresh=True)
         except (OSError, ValueError) as error:
-            mapped = map_error(error, hop.target.authority)
-            raise mapped from mapped.__cause__
+            raise_mapped(error, hop.target.authority)
 
     def _try_hop(self, hop: Hop, fresh: bool) -> tuple[RoundTrip, ResponseHead]:
         self.move(Phase.CONNECTING)
@@ -282,12 +280,9 @@ class Exchange(Life):
 
     def _tell_redirect(self, redirect: Redirect, head: ResponseHead) -> None:
         """Send ``redirect`` and, in ``manual`` mode, wait for the decision."""
-        headers: dict[str, list[str]] = {}
-        for name, value in head.headers:
-            headers.setdefault(name.lower(), []).append(value)
         manual = self._redirect_mode == "manual"
         self._undecided = manual
-        self.emit("redirect", redirect.status, redirect.method, redirect.target.url, headers)
+        self.emit("redirect", redirect.status, redirect.method, redirect.target.url, head.folded())
         if manual:
             self.step("await-decision")
         while self._undecided:

@@ -52,6 +52,10 @@ class ResponseHead:
         """All values of a header, in order; ``name`` in lower case."""
         return self._lines.get(name, [])
 
+    def folded(self) -> dict[str, list[str]]:
+        """Lower-case names with all of their values, in order; a copy."""
+        return {name: list(values) for name, values in self._lines.items()}
+
     def tokens(self, name: str) -> list[str]:
         """The comma-separated items of a header over all of its lines, in lower case."""
         values = self._lines.get(name)

@@ -20,7 +20,7 @@ from ._events import Emitter
 from ._gates import SLICE
 from ._http1 import Headers, ResponseHead, body_framing
 from ._lifecycle import RESPONSE_EVENTS
-from ._wire import Wire, map_error
+from ._wire import Wire, map_error, raise_mapped
 
 READ_AHEAD = 64 * 1024  # bytes read before anybody asks for them
 BLOCK = 256 * 1024  # bytes read at once where they are asked for
@@ -274,8 +274,7 @@ class Incoming:
             try:
                 filled = self._fill(BLOCK)
             except (OSError, ValueError) as error:
-                failure = map_error(error, self._where)
-                raise failure from failure.__cause__
+                raise_mapped(error, self._where)
             if not filled:
                 return None
             return self._take() if self.buffer else b""

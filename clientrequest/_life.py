@@ -202,9 +202,10 @@ class Life:
     # --- Scope and Carrier, for the wire and the body ---
 
     def wait_connecting(self, sock: Any, events: int) -> None:
-        ready = self.wait(sock, events, self.connect_deadline, "ERR_CONNECTION_TIMED_OUT", "connecting")
-        while events and not ready & events:
+        while True:
             ready = self.wait(sock, events, self.connect_deadline, "ERR_CONNECTION_TIMED_OUT", "connecting")
+            if not events or ready & events:
+                return
 
     def expose(self, handle: KillHandle) -> None:
         self._exposed.append(handle)

@@ -258,7 +258,6 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
     def _write_first(self, data: bytes, receipt: Optional[Receipt]) -> bool:
         """A write that found the body not open: the first one, or one too late."""
         self._exchange.check_process()  # before the lock, which a thread of the parent may have held at the fork
-        self._exchange.check_process()  # before the lock, which another thread of the parent may have held
         try:
             with self._lock:
                 if self._unclosed and not self._file_closed:  # the last flush of the wrapper
@@ -361,7 +360,6 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             ProtocolError: fewer bytes than ``Content-Length`` announced; the request is over then, never sent short.
             TypeError, ValueError, ClientRequestError: as ``write``.
         """
-        self._exchange.check_process()
         if callable(chunk):
             chunk, callback = None, chunk
         data = None if chunk is None else chunk if type(chunk) is bytes else _to_bytes(chunk, encoding)
@@ -467,7 +465,6 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             InvalidStateError: the body is buffered, so its length, a header, is not known yet; or after ``end()``.
             ClientRequestError: what the request died of.
         """
-        self._exchange.check_process()
         self._exchange.check_process()  # as in _write_first
         with self._lock:
             self._check_may_write("flush_headers")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from ._body import BUFFERED, CHUNKED
-from ._errors import ProtocolError, RequestTimeout, TransferError
+from ._errors import ProtocolError, RequestTimeout
 from ._http1 import (
     LAST_CHUNK,
     MAX_INTERIM,
@@ -119,10 +119,9 @@ class RoundTrip:
         self._life.step("await-continue")
         until = time.monotonic() + CONTINUE_WAIT
         while not self._continued and self._final is None:
-            left = until - time.monotonic()
-            if left <= 0:
+            if time.monotonic() >= until:
                 return True
-            if self._wait_readable(time.monotonic() + left):
+            if self._wait_readable(until):
                 self._receive_head()
         return self._final is None
 
@@ -257,12 +256,9 @@ class RoundTrip:
         """All of the body is with us: ``finish``, once however often it is sent."""
         if not self._outbox.finished and not self._outbox.dropping:
             self._outbox.finished = True
-            self._call_receipts_at_end()
+            for receipt in self._outbox.all_receipts():
+                self._life.call_back(receipt, None)
             self._life.emit("finish")
-
-    def _call_receipts_at_end(self) -> None:
-        for receipt in self._outbox.all_receipts():
-            self._life.call_back(receipt, None)
 
     # --- receiving the head ---
 
@@ -312,10 +308,7 @@ class RoundTrip:
             self._continued = True
         owner = self._life.current_owner()
         if owner is not None and owner._emitter.has("information"):
-            headers: dict[str, list[str]] = {}
-            for name, value in head.headers:
-                headers.setdefault(name.lower(), []).append(value)
-            self._life.emit("information", head.status, head.reason, headers)
+            self._life.emit("information", head.status, head.reason, head.folded())
         if head.status == 100:
             self._life.emit("continue")
 
@@ -326,10 +319,8 @@ class RoundTrip:
                 # A broken connection is readable at once: either bytes, or the error itself.
                 if not self._wait_readable(time.monotonic() + CONTINUE_WAIT):
                     return False
-        except (TransferError, ProtocolError) as second:
-            if isinstance(second, ProtocolError):
-                raise
-            return False
+        except ProtocolError:
+            raise
         except OSError:
             return False
         return True

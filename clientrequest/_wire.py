@@ -18,7 +18,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Callable, Optional, Protocol, Union
+from typing import Any, Callable, NoReturn, Optional, Protocol, Union
 
 import certifi
 import urllib3
@@ -677,6 +677,12 @@ def map_error(error: BaseException, where: str, connecting: bool = False) -> Cli
     mapped.__cause__ = error
     mapped.errno = getattr(error, "errno", None)
     return mapped
+
+
+def raise_mapped(error: BaseException, where: str) -> NoReturn:
+    """Raise ``map_error(error, where)``, with the cause that it has: "from None" would take that away."""
+    mapped = map_error(error, where)
+    raise mapped from mapped.__cause__
 
 
 def _classify(error: BaseException, connecting: bool) -> _Mapped:
