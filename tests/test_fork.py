@@ -101,6 +101,19 @@ class Child:
         self.end()
 
 
+@pytest.fixture(autouse=True)
+def untraced_threads() -> Iterator[None]:
+    """Threads of these tests run without a tracer.
+
+    That of coverage takes a lock of its own at every call; a child forked while another thread has it would wait for
+    it for ever, before it came to a line of ours.
+    """
+    tracer = getattr(threading, "_trace_hook", None)  # threading.gettrace() came with Python 3.10
+    threading.settrace(None)
+    yield
+    threading.settrace(tracer)
+
+
 def in_child(task: Callable[[], Any]) -> Any:
     with Child(lambda child: task()) as child:
         return child.result()
