@@ -433,9 +433,9 @@ class Exchange(Life):
             self.emit("error", error)
 
     def _closed(self) -> None:
-        self.closed = True
         self._registry.discard(self)
         _live.discard(self)
+        self.closed = True  # who sees this finds the request in no list any more
         owner, self._owner = self._owner, None
         # What is left is freed as soon as nobody holds it: no cycles.
         self.outbox.wake = _nothing

@@ -322,6 +322,8 @@ def check(scenario: Scenario, trap: Trap, request: ClientRequest, recorder: Reco
     else:
         assert request.wait(LIMIT)
         assert not {"error", "response.error", "abort"} & set(names), context
+    # After an abort ``wait`` lets go within 50 ms, be the worker done with its last lines or not.
+    assert request._exchange.news.wait_for(lambda: request._exchange.closed, LIMIT)
     assert request._exchange not in _live
     assert request._exchange not in request.session._running
 

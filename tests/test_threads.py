@@ -10,6 +10,7 @@ from typing import Any, Callable
 import pytest
 
 from clientrequest import ClientRequest, ClientRequestError, InvalidStateError, Session, _workers, signals
+from clientrequest._exchange import Exchange
 from clientrequest._workers import Worker, crew
 from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted, server_context
 
@@ -557,3 +558,18 @@ def test_session_works_again_once_threads_can_be_had(session: Session) -> None:
             session.request(peer.url()).end()
         patch.undo()
         assert session.request(peer.url()).end().wait(LIMIT)
+
+
+def test_who_sees_the_end_finds_the_request_in_no_list(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``closed`` comes last: said before, a thread that waits for it could still find the request among the live."""
+    closed_when_taken_out: list[bool] = []
+
+    class Watched(set[Exchange]):
+        def discard(self, exchange: Exchange) -> None:
+            closed_when_taken_out.append(exchange.closed)
+            super().discard(exchange)
+
+    monkeypatch.setattr("clientrequest._exchange._live", Watched())
+    with Peer(echo_json) as peer:
+        assert session.request(peer.url()).end().wait(LIMIT)
+    assert closed_when_taken_out == [False]
