@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Callable, Optional
 
 from ._errors import ProtocolError
@@ -37,34 +37,36 @@ class Outbox:
         keep: bytes of a streamed body that are kept for sending again.
     """
 
+    # How every body begins; most of it never changes in a request without one.
+    mode = BUFFERED
+    length: Optional[int] = None  # announced by the caller
+    taken = 0  # bytes accepted from write()
+    sent = 0  # of these, bytes that the socket took, on whichever hop got furthest
+    position = 0  # bytes that the socket took on this hop
+    open = False  # between the first write and the end; writers look only here
+    written = False  # write() was called, be it with nothing
+    ended = False
+    started = False  # some of it was given to the network
+    finished = False  # all of it is with the worker
+    reported = 0.0  # when progress was last told
+    dropping = False  # nobody wants the rest
+    corked = 0
+    need_drain = False
+    starving = False  # the worker waits for more
+    _handed = 0  # bytes the worker has taken, ever
+    _again: Sequence[bytes] = ()  # to be sent once more before the live chunks
+    _kept_size = 0
+    _file: Optional[IO[bytes]] = None
+
     def __init__(self, high: int, keep: int) -> None:
-        self.mode = BUFFERED
-        self.length: Optional[int] = None  # announced by the caller
         self.high = high
         self.low = high // 2
         self.room = Gate()
-        self.taken = 0  # bytes accepted from write()
-        self.sent = 0  # of these, bytes that the socket took, on whichever hop got furthest
-        self.position = 0  # bytes that the socket took on this hop
-        self.open = False  # between the first write and the end; writers look only here
-        self.written = False  # write() was called, be it with nothing
-        self.ended = False
-        self.started = False  # some of it was given to the network
-        self.finished = False  # all of it is with the worker
-        self.reported = 0.0  # when progress was last told
-        self.dropping = False  # nobody wants the rest
-        self.corked = 0
-        self.need_drain = False
-        self.starving = False  # the worker waits for more
         self.wake: Callable[[], None] = _nobody
         self.receipts: deque[tuple[int, Receipt]] = deque()  # (bytes before which it is due, callback)
         self._chunks: deque[bytes] = deque()
-        self._handed = 0  # bytes the worker has taken, ever
-        self._again: list[bytes] = []  # to be sent once more before the live chunks
         self._kept: Optional[list[bytes]] = []
-        self._kept_size = 0
         self._keep = keep
-        self._file: Optional[IO[bytes]] = None
         self._lock = threading.Lock()  # between writers: order and ``taken``
 
     # --- the writers' side ---
@@ -141,7 +143,7 @@ class Outbox:
     def take(self) -> tuple[list[bytes], bool]:
         """All chunks that wait, in order, and whether these are the last ones of the body."""
         if self._again:
-            again, self._again = self._again, []
+            again, self._again = list(self._again), ()
             return again, self.ended and not self._chunks
         ended = self.ended  # asked first: chunks that come later belong to a later call
         if self.corked and not ended:
@@ -227,7 +229,7 @@ class Outbox:
     def forget_replay(self) -> None:
         """Nothing will be sent again."""
         self._kept = None
-        self._again = []
+        self._again = ()
 
     def drop(self) -> None:
         """Nobody wants the rest: let go of it, free the writers, take and drop what they still write."""

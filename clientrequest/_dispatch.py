@@ -26,23 +26,28 @@ class Strand:
         idle: called from wherever a dispatched task ended.
     """
 
+    broken: Optional[BaseException] = None  # what the dispatcher raised
+    _tasks: Optional[deque[Task]] = None  # only with a dispatcher
+    _turn: Optional[threading.Lock] = None
+    _running_in: Optional[int] = None
+
     def __init__(
         self, context: contextvars.Context, dispatcher: Optional[Dispatcher], idle: Callable[[], None]
     ) -> None:
         self.context = context
         self.inline = dispatcher is None
-        self.broken: Optional[BaseException] = None  # what the dispatcher raised
         self._dispatcher = dispatcher
         self._idle = idle
-        self._tasks: deque[Task] = deque()
-        self._turn: Optional[threading.Lock] = None if dispatcher is None else threading.Lock()
-        self._running_in: Optional[int] = None
+        if dispatcher is not None:
+            self._tasks = deque()
+            self._turn = threading.Lock()
 
     def run(self, task: Task) -> None:
         """Run ``task`` now or, with a dispatcher, some time soon. Called on the worker; tasks do not raise."""
         if self.inline:
             self._call(task)
             return
+        assert self._tasks is not None
         self._tasks.append(task)
         if self.broken is None:
             try:
@@ -61,17 +66,18 @@ class Strand:
             self._running_in = before
 
     def _drain(self) -> None:
-        turn = self._turn
+        turn, tasks = self._turn, self._tasks
         assert turn is not None
+        assert tasks is not None
         # Asked again after the turn is given back: a task may have come in between.
-        while self._tasks and turn.acquire(False):
+        while tasks and turn.acquire(False):
             try:
-                while self._tasks:
-                    task = self._tasks[0]  # stays in the queue while it runs: ``busy`` counts it
+                while tasks:
+                    task = tasks[0]  # stays in the queue while it runs: ``busy`` counts it
                     try:
                         self.context.run(self._call, task)
                     finally:
-                        self._tasks.popleft()
+                        tasks.popleft()
             finally:
                 turn.release()
             self._idle()

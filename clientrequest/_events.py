@@ -95,7 +95,7 @@ class Emitter:
 
     def has_any(self) -> bool:
         """Whether anybody listens to anything."""
-        return any(signal.receivers for signal in list(self._signals.values()))
+        return bool(self._signals) and any(signal.receivers for signal in list(self._signals.values()))
 
     def emit(self, name: str, *args: object) -> Optional[BaseException]:
         """Call every listener of an event in order; give back the first exception. Further ones are reported."""

@@ -6,12 +6,10 @@ come from ``_close``, which runs exactly once, whatever happened before.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
 import time
-from collections import deque
 from typing import Optional
 
 from . import signals
@@ -29,6 +27,8 @@ from ._round_trip import Hop, RoundTrip
 from ._wire import Pools, Wire, raise_mapped
 from ._workers import READ, Worker, crew
 
+# What falls to one thread, see ``Exchange._takes``.
+START, LAUNCH, TELL, REFUSE = "start", "launch", "tell", "refuse"
 CLEAR_TIME = 1.0  # seconds spent on a body that nobody wants, to save its connection
 
 
@@ -44,6 +44,11 @@ class Exchange(Life):
         referrer_policy: what of ``Referer`` goes along with a redirect.
     """
 
+    redirects: tuple[str, ...] = ()  # the URLs that redirected, in order
+    _undecided = False  # a redirect waits for ``follow_redirect``
+    _hop: Optional[Hop] = None
+    _wire: Optional[Wire] = None
+
     def __init__(
         self,
         owner: Owner,
@@ -56,44 +61,42 @@ class Exchange(Life):
         redirect: str = "follow",
         referrer_policy: str = "",
     ) -> None:
-        super().__init__(owner, outbox, timeout, dispatcher)
+        Life.__init__(self, owner, outbox, timeout, dispatcher)
         self._pools = pools
         self._decode = decode
         self._registry = registry
         self._redirect_mode = redirect
         self._referrer_policy = referrer_policy
-        self._undecided = False  # a redirect waits for ``follow_redirect``
-        self.redirects: list[str] = []  # the URLs that redirected, in order
-        self._unstarted = deque([True])  # taken out by the one who starts it
-        self._unlaunched: deque[bool] = deque()  # the same for the one who gives it to a worker
-        self._untold = deque([True])  # the same for the one who says that it failed
-        self._unrefusing = deque([True])  # taken out by the one who has late callbacks called
-        self._hop: Optional[Hop] = None
-        self._wire: Optional[Wire] = None
+        # What only one thread may do, and only once: whoever takes the name out does it.
+        self._due = {START, TELL, REFUSE}
 
     # --- from any thread ---
 
     def start(self, hop: Hop) -> None:
         """Have it begin with this hop, at the ``launch()`` that follows. Only the first call counts."""
-        try:
-            self._unstarted.pop()
-        except IndexError:
+        if not self._takes(START):
             return
         self._hop = hop
         if self.timeout.total is not None:
             self.deadline = time.monotonic() + self.timeout.total
         self._registry.add(self)
         _live.add(self)
-        self._unlaunched.append(True)
+        self._due.add(LAUNCH)
+
+    def _takes(self, what: str) -> bool:
+        """Whether it falls to the caller to do this. No lock: removing from a set is atomic."""
+        try:
+            self._due.remove(what)
+        except KeyError:
+            return False
+        return True
 
     def launch(self) -> None:
         """Have a worker carry what was started. Raises ``ClientRequestError`` where no thread can be had.
 
         The listeners are told of that on this thread, so the caller must hold no lock.
         """
-        try:
-            self._unlaunched.pop()
-        except IndexError:
+        if not self._takes(LAUNCH):
             return
         try:
             crew.run(self._run)
@@ -108,7 +111,7 @@ class Exchange(Life):
 
     @property
     def started(self) -> bool:
-        return not self._unstarted
+        return START not in self._due
 
     def abandon(self, owner: Owner) -> None:
         """Nobody holds the request any more; called from its ``__del__``, which this survives until ``close``."""
@@ -120,7 +123,7 @@ class Exchange(Life):
             if not self.over or not (self.outbox.receipts or owner._emitter.has_any()):
                 return
             # It was dropped before anything ran, but some are owed their last event.
-            self._unstarted.clear()
+            self._due.discard(START)
             crew.run_soon(self._run)
         self.abandoned = True
         self._owner = owner
@@ -133,11 +136,8 @@ class Exchange(Life):
         """Nobody can ask any more: say what nobody was told of. Once."""
         if self.failure is None or self.error_seen:
             return
-        try:
-            self._untold.pop()
-        except IndexError:
-            return
-        owner._error_unseen(self.failure)
+        if self._takes(TELL):
+            owner._error_unseen(self.failure)
 
     def abort(self) -> None:
         if not self.is_foreign():
@@ -152,28 +152,25 @@ class Exchange(Life):
         """Die of ``error``; if nothing runs yet, the last events go out at the ``launch()`` that follows."""
         if not self.die(error):
             return
-        try:
-            self._unstarted.pop()
-        except IndexError:
+        if not self._takes(START):
             return
         # Nothing runs yet, but listeners are owed their events.
         owner = self._weak_owner()
         if owner is not None:
             self._owner = owner
-        self._unlaunched.append(True)
+        self._due.add(LAUNCH)
 
     def refuse(self) -> None:
         """Have the callbacks of dropped chunks called; after ``close`` on a worker of their own. Any thread."""
         if not self.closed:
             self.wake()
             return
-        with contextlib.suppress(IndexError):
-            self._unrefusing.pop()
+        if self._takes(REFUSE):
             crew.run(self._refuse_late)
 
     def _refuse_late(self, worker: Worker) -> None:
         self.strand.context.copy().run(self.refuse_receipts)
-        self._unrefusing.append(True)
+        self._due.add(REFUSE)
         if self.outbox.receipts:
             self.refuse()
 
@@ -274,7 +271,7 @@ class Exchange(Life):
             )
         self.step("redirect")
         self._tell_redirect(redirect, head)
-        self.redirects.append(hop.target.url)
+        self.redirects += (hop.target.url,)
         self._clear_away(hop, trip, head)
         return self._next_hop(hop, redirect)
 
@@ -348,8 +345,10 @@ class Exchange(Life):
             self.response_out = True
         finally:
             self.incoming = incoming
-        if announced or not self._ends_at_once(owner, incoming):
-            self.news.notify()
+        if not announced and self._ends_at_once(owner, incoming):
+            self.let_go()
+            return
+        self.news.notify()
         del owner  # from here on it may go when nobody else holds it
         self._announce(incoming, announced)
         Delivery(self, incoming, trip.wire, announced).attend()
@@ -376,8 +375,9 @@ class Exchange(Life):
 
         Told now, it would run, and likely start its next request, before this worker is parked and can take it.
         """
-        quiet = owner is None or not owner._emitter.has("close")
-        return quiet and incoming.done and self.strand.inline and not signals.request_closed.receivers
+        if not incoming.done or not self.strand.inline or signals.response_received.receivers:
+            return False
+        return (owner is None or not owner._emitter.has("close")) and not signals.request_closed.receivers
 
     def _announce(self, incoming: Incoming, announced: bool) -> None:
         """Send ``response``."""
@@ -394,13 +394,16 @@ class Exchange(Life):
         """Let go of everything and send the last events. Once, whatever happened before."""
         self.phase = Phase.CLOSED
         self._drop_wire()
-        if self.incoming is not None:
+        if self.incoming is not None and self.incoming.wire.held:
             self.incoming.close_wire()
         self.cover()
         failure = self.failure
-        self.refuse_receipts()
+        if self.outbox.receipts:
+            self.refuse_receipts()
         self.outbox.close()
         try:
+            if failure is None and not self._is_heard():
+                return
             if isinstance(failure, AbortedError):
                 self.observe(signals.request_aborted)
                 self.emit("abort")
@@ -416,7 +419,17 @@ class Exchange(Life):
             self.emit("close")
             self.observe(signals.request_closed)
         finally:
-            self.strand.run(self._closed)
+            if self.strand.inline:
+                self._closed()
+            else:
+                self.strand.run(self._closed)
+
+    def _is_heard(self) -> bool:
+        """Whether anybody listens to anything."""
+        owner, incoming = self.current_owner(), self.incoming
+        if (owner is not None and owner._emitter.has_any()) or (incoming is not None and incoming.emitter.has_any()):
+            return True
+        return bool(signals.request_finished.receivers or signals.request_closed.receivers)
 
     def _observe_finished(self) -> None:
         owner, incoming = self.current_owner(), self.incoming

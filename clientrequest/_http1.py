@@ -19,8 +19,10 @@ MAX_CHUNK_LINE = 4096  # bytes of a chunk-size line, extensions included
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
-# One call proves the whole block, in linear time; taking it apart is simple then.
-_FIELD_BLOCK = re.compile(rf"(?:{TOKEN}:[\t\x20-\x7e\x80-\xff]*\r?\n)*")
+# Each line gives one match or none, so that counting them proves the whole block, in linear time.
+_FIELD_LINE = rf"({TOKEN}):([\t\x20-\x7e\x80-\xff]*)\r?\n"
+_FIELD = re.compile("^" + _FIELD_LINE, re.MULTILINE)
+_GOOD_FIELDS = re.compile(f"(?:{_FIELD_LINE})*")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _DIGITS = re.compile(r"[0-9]{1,19}")
@@ -39,14 +41,11 @@ class ResponseHead:
         self.status = status
         self.reason = reason
         self.headers = headers
-        self._lines: dict[str, list[str]] = {}
-        lines = self._lines
-        for name, value in headers:
-            key = name.lower()
-            if key in lines:
-                lines[key].append(value)
-            else:
-                lines[key] = [value]
+        self._lines = {name.lower(): [value] for name, value in headers}
+        if len(self._lines) < len(headers):
+            self._lines = {}
+            for name, value in headers:
+                self._lines.setdefault(name.lower(), []).append(value)
 
     def values(self, name: str) -> list[str]:
         """All values of a header, in order; ``name`` in lower case."""
@@ -83,9 +82,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 class HeadReader:
     """Collects bytes until a whole response head is there, one head after another."""
 
-    def __init__(self) -> None:
-        self._pending = b""
-        self._searched = 0
+    _pending = b""
+    _searched = 0
 
     @property
     def started(self) -> bool:
@@ -144,19 +142,24 @@ def parse_head(block: bytes) -> ResponseHead:
 
 def parse_fields(text: str) -> Headers:
     """Parse header or trailer lines. A folded line (obs-fold) is an error, as is one without a colon."""
-    if text.count("\n") > MAX_FIELDS:
+    count = text.count("\n")
+    if count > MAX_FIELDS:
         raise ProtocolError("ERR_RESPONSE_HEADERS_TOO_BIG", f"more than {MAX_FIELDS} header lines")
-    match = _FIELD_BLOCK.match(text)
+    found = _FIELD.findall(text)
+    if len(found) != count or (text and text[-1] != "\n"):
+        raise _bad_field(text)
+    return [(name, value.strip("\t ")) for name, value in found]
+
+
+def _bad_field(text: str) -> ProtocolError:
+    match = _GOOD_FIELDS.match(text)
     good = match.end() if match else 0
-    if good != len(text):
-        # Of the line only the name is shown: what follows may be a cookie.
-        name = re.match(r"[^:=\s]*", text[good:])
-        number = text.count("\n", 0, good) + 1
-        raise ProtocolError(
-            "ERR_INVALID_HTTP_RESPONSE", f"bad header line, number {number}, {name[0][:60] if name else ''!r}"
-        )
-    split = [line.partition(":") for line in text.split("\n")]
-    return [(name, value.strip("\t \r")) for name, colon, value in split if colon]
+    # Of the line only the name is shown: what follows may be a cookie.
+    name = re.match(r"[^:=\s]*", text[good:])
+    number = text.count("\n", 0, good) + 1
+    return ProtocolError(
+        "ERR_INVALID_HTTP_RESPONSE", f"bad header line, number {number}, {name[0][:60] if name else ''!r}"
+    )
 
 
 # --- how the body of a response is framed ---------------------------------------------------------------------------

@@ -75,7 +75,22 @@ class Incoming:
         carrier: the exchange.
         decode: whether to undo ``Content-Encoding``.
         read_timeout: seconds without a byte.
+        idle_limit: seconds for which the server keeps the connection afterwards, ``None`` if it does not say.
     """
+
+    # How every response begins.
+    buffered = 0  # bytes in ``buffer``
+    received = 0  # bytes of the body that came off the network, before decoding
+    done = False  # nothing more will come off the network
+    complete = False  # and what came was all of it
+    discarded = False
+    flowing: Optional[bool] = None  # None: nobody has said
+    closed = False  # by the user, as a file
+    text_decoder: Optional[codecs.IncrementalDecoder] = None
+    broken: Optional[ClientRequestError] = None  # what is wrong with what was read ahead
+    _progress_told = 0.0
+    _lent = 0.0  # seconds for which a receive waits
+    _reader: Optional[io.BufferedReader] = None
 
     def __init__(
         self,
@@ -92,27 +107,15 @@ class Incoming:
         self.head = head
         self.framing = body_framing(head, method)
         self.buffer: deque[bytes] = deque()  # decoded, and not taken yet
-        self.buffered = 0
-        self.received = 0  # bytes of the body that came off the network, before decoding
-        self.done = False  # nothing more will come off the network
-        self.complete = False  # and what came was all of it
-        self.discarded = False
-        self.flowing: Optional[bool] = None  # None: nobody has said
-        self.closed = False  # by the user, as a file
-        self.text_decoder: Optional[codecs.IncrementalDecoder] = None
-        self.broken: Optional[ClientRequestError] = None  # what is wrong with what was read ahead
         self.emitter = Emitter(RESPONSE_EVENTS)
         self.turn = threading.Lock()  # who may touch wire, framing, decoder and buffer
-        self._progress_told = 0.0
-        self._wire = wire
+        self.wire = wire  # kept for what it knows when it was let go of
         self._where = where
         self._reusable = reusable
         self._carrier = carrier
         self._read_timeout = read_timeout
         self._idle_limit = idle_limit
         self._face: dict[str, str] = {}
-        self._lent = 0.0  # seconds for which a receive waits
-        self._reader: Optional[io.BufferedReader] = None
         self._decoder: Optional[Decoder] = make_decoder(head.tokens("content-encoding")) if decode else None
 
     # --- faces ---
@@ -133,11 +136,6 @@ class Incoming:
             self.choose(EVENTS)
         self.flowing = flowing
         self._carrier.wake()
-
-    @property
-    def wire(self) -> Wire:
-        """The connection, be it that it was let go of already."""
-        return self._wire
 
     @property
     def trailers(self) -> Headers:
@@ -171,12 +169,13 @@ class Incoming:
         pieces = self.framing.feed(data)
         if not pieces:
             return
-        body = pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)
+        first = pieces[0]
+        body = first if len(pieces) == 1 and isinstance(first, bytes) else b"".join(pieces)
         self._count(len(body))
         if self._decoder is not None:
-            self._decoder.feed(bytes(body))
+            self._decoder.feed(body)
         else:
-            self._keep(bytes(body))
+            self._keep(body)
 
     def _count(self, count: int) -> None:
         self.received += count
@@ -207,7 +206,7 @@ class Incoming:
             if self.framing.complete:
                 self._finish()
                 return True
-            data = self._wire.recv(size)
+            data = self.wire.recv(size)
             if data is None:
                 return False
             if data:
@@ -219,7 +218,7 @@ class Incoming:
     def _end_of_connection(self) -> None:
         if self._carrier.failure is not None:
             raise self._carrier.failure  # it was ended by an abort, not by the server
-        if self.framing.ends_with_connection and self._wire.cut:
+        if self.framing.ends_with_connection and self.wire.cut:
             raise TransferError(
                 "ERR_CONNECTION_CLOSED", f"{self._where}: TLS was cut inside a body that only its end could have ended"
             )
@@ -230,9 +229,9 @@ class Incoming:
         if self._decoder is not None:
             self._decoder.finish()
         if self._reusable and not self.framing.surplus and not self.framing.ends_with_connection:
-            self._wire.release(self._idle_limit)
+            self.wire.release(self._idle_limit)
         else:
-            self._wire.discard()
+            self.wire.discard()
         self.complete = True
         self.done = True
 
@@ -288,13 +287,13 @@ class Incoming:
         with self.turn:
             if not self.done:
                 try:
-                    self._wire.lend(0.0)  # what is not here yet is not waited for
+                    self.wire.lend(0.0)  # what is not here yet is not waited for
                     self._drain()
                 except (OSError, ClientRequestError):
                     pass  # it is thrown away anyway
             self.discarded = True
             self.done = True
-            self._wire.discard()
+            self.wire.discard()
             self.buffer.clear()
             self.buffered = 0
 
@@ -310,7 +309,7 @@ class Incoming:
         # killed in a way that left the lock behind.
         held = self.turn.acquire(timeout=5.0)
         try:
-            self._wire.discard()
+            self.wire.discard()
             self.done = True
         finally:
             if held:
@@ -342,7 +341,11 @@ class Incoming:
         pieces: list[bytes] = []
         with self.turn:
             while self._have_piece():
-                pieces.append(self._take())
+                pieces += self.buffer
+                self.buffer.clear()
+                self.buffered = 0
+                if self.complete:
+                    break
         self._tell()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -375,18 +378,19 @@ class Incoming:
 
         What came before an error can still be read; after an abort nothing can.
         """
-        if isinstance(self._carrier.failure, AbortedError):
-            raise self._carrier.failure
+        failure = self._carrier.failure
+        if isinstance(failure, AbortedError):
+            raise failure
         if self.discarded:
             raise InvalidStateError("the body of this response was discarded: nobody took it in time")
-        if not self.buffer:
+        if not self.buffer and not (self.complete and self._carrier.failure is None):
             self._blocking(lambda: self._fill(BLOCK) or None)
         return bool(self.buffer)
 
     def _read_direct(self, view: memoryview) -> int:
         def receive() -> Optional[int]:
             room = view[: self.framing.direct] if len(view) > self.framing.direct else view
-            count = self._wire.recv_into(room)
+            count = self.wire.recv_into(room)
             if count is None:
                 return None
             if count:
@@ -415,7 +419,7 @@ class Incoming:
             try:
                 pause = self._longest_pause(quiet_since)
                 if pause != self._lent:
-                    self._wire.lend(pause)
+                    self.wire.lend(pause)
                     self._lent = pause
                 result = attempt()
             except (OSError, ValueError) as error:

@@ -76,33 +76,35 @@ class Life:
         dispatcher: where callbacks run, ``None`` for the worker.
     """
 
+    # How every request begins.
+    phase = Phase.NEW
+    incoming: Optional[Incoming] = None
+    response_out = False  # users know of it
+    closed = False
+    awaited = False  # somebody waits for the end
+    taken = False  # somebody asked for the response
+    abandoned = False  # nobody holds the request
+    error_seen = False
+    timed_out = False
+    deadline: Optional[float] = None  # of the whole transaction
+    connect_deadline: Optional[float] = None
+    target: Optional[Target] = None  # of the present hop
+    _owner: Optional[Owner] = None
+    _waiter: Optional[Waiter] = None
+    _worker_ident = 0
+    _end_told = False
+    _traceback: Optional[TracebackType] = None  # of the failure, from where it came
+
     def __init__(self, owner: Owner, outbox: Outbox, timeout: Timeout, dispatcher: Optional[Dispatcher]) -> None:
         self.outbox = outbox
         self.timeout = timeout
-        self.phase = Phase.NEW
         self.news = Gate()  # for whoever waits for the head or for the end
-        self.incoming: Optional[Incoming] = None
-        self.response_out = False  # users know of it
-        self.closed = False
-        self.awaited = False  # somebody waits for the end
-        self.taken = False  # somebody asked for the response
-        self.abandoned = False  # nobody holds the request
-        self.error_seen = False
-        self.timed_out = False
-        self.deadline: Optional[float] = None  # of the whole transaction
-        self.connect_deadline: Optional[float] = None
-        self.target: Optional[Target] = None  # of the present hop
         self.strand = Strand(contextvars.copy_context(), dispatcher, self.wake)
         self._debug = log.isEnabledFor(logging.DEBUG)
         self._weak_owner = weakref.ref(owner)
-        self._owner: Optional[Owner] = None
         self._pid = os.getpid()
         self._fate: dict[str, ClientRequestError] = {}
         self._exposed: deque[KillHandle] = deque()
-        self._waiter: Optional[Waiter] = None
-        self._worker_ident = 0
-        self._end_told = False
-        self._traceback: Optional[TracebackType] = None  # of the failure, from where it came
         outbox.wake = self.wake
 
     # --- who holds it ---
@@ -126,7 +128,9 @@ class Life:
     @property
     def failure(self) -> Optional[ClientRequestError]:
         """What the request died of; ``None`` while it lives, and after a good end."""
-        error = self._fate.get("cause")
+        if not self._fate:
+            return None
+        error = self._fate["cause"]
         return None if error is SUCCESS else error
 
     @property
@@ -293,8 +297,8 @@ class Life:
             if code is None:
                 return 0.0
             raise self._timeout_error(code, f"timeout while {what}")
-        ends = [end for end in (until, deadline) if end is not None]
-        return min(ends) - now
+        end = until if deadline is None or (until is not None and until < deadline) else deadline
+        return end - now  # type: ignore[operator]
 
     def _timeout_error(self, code: str, detail: str) -> RequestTimeout:
         self.timed_out = True

@@ -125,10 +125,11 @@ def parse_options(options: object, overrides: Mapping[str, object]) -> Options:
     """Check what was given to ``ClientRequest``. Raises ``TypeError`` or ``ValueError`` naming the option."""
     given = _collect(options, overrides)
     target = _target(given)
-    parsed = {name: _PARSERS[name](name, value) for name, value in given.items()} if given else given
-    if parsed.get("credentials") == "same-origin" and parsed.get("origin") is None:
+    for name, value in given.items():
+        given[name] = _PARSERS[name](name, value)
+    if given.get("credentials") == "same-origin" and given.get("origin") is None:
         raise ValueError("option 'credentials': 'same-origin' needs the option 'origin'")
-    return Options(**{**_DEFAULTS, **parsed, "target": target})
+    return Options(**{**_DEFAULTS, **given, "target": target})
 
 
 def _collect(options: object, overrides: Mapping[str, object]) -> dict[str, Any]:
@@ -143,12 +144,14 @@ def _collect(options: object, overrides: Mapping[str, object]) -> dict[str, Any]
     given.update(overrides)
     known: dict[str, Any] = {}
     for name, value in given.items():
+        if name in _KNOWN:
+            known[name] = value
+            continue
         if name in BROWSER_ONLY:
             raise ValueError(f"option {name!r} has a meaning in a browser only, none here")
-        plain = ELECTRON_OPTIONS.get(name, name)
-        if plain not in _KNOWN:
+        if name not in ELECTRON_OPTIONS:
             raise TypeError(f"unknown option {name!r}; known are {', '.join(sorted(_KNOWN))}")
-        known[plain] = value
+        known[ELECTRON_OPTIONS[name]] = value
     return known
 
 
@@ -243,9 +246,12 @@ def _check_seconds(option: str, value: object) -> None:
 
 def _target(given: dict[str, Any]) -> Target:
     url = given.pop("url", None)
-    parts = {name: given.pop(name, None) for name in _PARTS} if url is None or given else {}
     if url is not None:
+        if not _PARTS.isdisjoint(given):
+            for name in _PARTS:
+                given.pop(name, None)
         return _parse_plain_url(url) if type(url) is str and "@" not in url else parse_url(url)
+    parts = {name: given.pop(name, None) for name in _PARTS}
     scheme = _scheme(parts["protocol"])
     hostname, port = parts["hostname"], _port(parts["port"])
     if parts["host"] is not None:
@@ -454,8 +460,11 @@ class HeaderTable:
 
     def discard(self, key: str) -> None:
         """Take a header away if it is there; ``key`` in lower case."""
-        if self._entries.pop(key, None) is not None:
+        if key in self._entries and self._entries.pop(key, None) is not None:
             self._encoded = None
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
 
     def has(self, name: Any) -> bool:
         return _header_key(name, check=False) in self._entries
@@ -538,7 +547,7 @@ def check_framing_header(name: str, value: Any, chunked: bool) -> Union[int, boo
 
 # --- the table of options; last, since it names what is above -------------------------------------------------------
 
-_PARTS = ("protocol", "host", "hostname", "port", "path")
+_PARTS = frozenset({"protocol", "host", "hostname", "port", "path"})
 _DEFAULTS: dict[str, Any] = {
     "method": "GET",
     "headers": HeaderTable(),  # never changed: a request's own table is made of it
@@ -575,4 +584,4 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "decode": _flag,
     "dispatcher": _dispatcher,
 }
-_KNOWN = frozenset(_PARSERS) | frozenset(_PARTS) | {"url"}
+_KNOWN = frozenset(_PARSERS) | _PARTS | {"url"}

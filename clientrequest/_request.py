@@ -69,6 +69,12 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         TypeError, ValueError: an option is unknown, of a wrong type or has a bad value; the message names it.
     """
 
+    _chunked_by_header = False
+    _begun = False
+    _file_closed = False
+    _unclosed = ""  # the wrapper that was collected un-closed
+    _response_ref: Optional[weakref.ref[IncomingMessage]] = None
+
     def __init__(
         self,
         options: object,
@@ -82,19 +88,15 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         self._session = session
         self._headers = self._initial_headers(session)
         self._chunked = parsed.chunked_encoding
-        self._chunked_by_header = False
-        for name in ("content-length", "transfer-encoding"):
-            if self._headers.has(name):
-                self._note_framing(name, self._headers.get(name))
+        if parsed.headers:
+            for name in ("content-length", "transfer-encoding"):
+                if self._headers.has(name):
+                    self._note_framing(name, self._headers.get(name))
         self._outbox = Outbox(parsed.high_water_mark, parsed.replay_limit)
         self._emitter = Emitter(REQUEST_EVENTS)
         self._lock = threading.Lock()  # begin, start and end, each once
-        self._begun = False
-        self._file_closed = False
-        self._response_ref: Optional[weakref.ref[IncomingMessage]] = None
         # A request made in an except block is not to be aborted by that block's exception; see close().
         self._handled_before = _mark(sys.exc_info()[1])
-        self._unclosed = ""  # the wrapper that was collected un-closed
         self._exchange = Exchange(
             self,
             session._pools,

@@ -52,16 +52,17 @@ class RoundTrip:
         wire: the connection; stays with whoever made this object.
     """
 
+    body_sent = False
+    _final: Optional[ResponseHead] = None
+    _interims = 0
+    _continued = False
+
     def __init__(self, life: Life, hop: Hop, wire: Wire) -> None:
         self.wire = wire
-        self.body_sent = False
         self._life = life
         self._outbox = life.outbox
         self._hop = hop
         self._heads = HeadReader()
-        self._final: Optional[ResponseHead] = None
-        self._interims = 0
-        self._continued = False
 
     def run(self) -> ResponseHead:
         """Send the request and give back the final head. Raises what went wrong, the system's errors unmapped."""
@@ -217,7 +218,7 @@ class RoundTrip:
                 until = None
                 pending = _unsent(pending, count)
                 sent += count
-                body = min(max(sent - before, 0), size)
+                body = min(max(sent - before, 0), size) if size else 0
                 if body > counted:
                     self._advance(body - counted)
                     counted = body
@@ -256,8 +257,9 @@ class RoundTrip:
         """All of the body is with us: ``finish``, once however often it is sent."""
         if not self._outbox.finished and not self._outbox.dropping:
             self._outbox.finished = True
-            for receipt in self._outbox.all_receipts():
-                self._life.call_back(receipt, None)
+            if self._outbox.receipts:
+                for receipt in self._outbox.all_receipts():
+                    self._life.call_back(receipt, None)
             self._life.emit("finish")
 
     # --- receiving the head ---
@@ -328,6 +330,8 @@ class RoundTrip:
 
 def _unsent(buffers: list[Bytes], sent: int) -> list[Bytes]:
     """What is left of ``buffers`` after ``sent`` bytes."""
+    if len(buffers) == 1 and sent == len(buffers[0]):
+        return []
     for index, buffer in enumerate(buffers):
         if sent < len(buffer):
             return [memoryview(buffer)[sent:], *buffers[index + 1 :]] if sent else buffers[index:]

@@ -49,7 +49,11 @@ class Session:
         if dispatcher is not None and not callable(dispatcher):
             raise TypeError(f"dispatcher must be callable, not {type(dispatcher).__name__}")
         self._headers = _default_headers()
-        self._headers.update(HeaderTable(headers))
+        own = HeaderTable(headers)
+        for name in ("Content-Length", "Transfer-Encoding"):
+            if own.has(name):
+                raise ValueError(f"header {name!r}: says something of one body, and cannot be for all requests")
+        self._headers.update(own)
         self._headers.encode_without_host()  # once here instead of with every request
         self._timeout = parse_timeout(timeout) or Timeout()
         self._dispatcher = dispatcher

@@ -447,15 +447,16 @@ def _refuse_http2(sock: Any) -> None:
 class Wire:
     """A connected, non-blocking connection in the hands of one request."""
 
+    received = 0  # bytes, on this request
+    cut = False  # TLS ended without its close_notify
+    want = WRITE  # what a send that took nothing waits for
+
     def __init__(self, pool: Any, connection: Any, scope: Scope, reused: bool) -> None:
         self._pool = pool
         self._connection = connection
         self._scope: Optional[Scope] = scope
         self.sock = connection.sock
         self.reused = reused
-        self.received = 0  # bytes, on this request
-        self.cut = False  # TLS ended without its close_notify
-        self.want = WRITE  # what a send that took nothing waits for
         self.tls = isinstance(self.sock, ssl.SSLSocket)
         if self.tls:
             self.sock.suppress_ragged_eofs = False

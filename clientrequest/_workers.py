@@ -21,6 +21,8 @@ from ._gates import SLICE
 IDLE = 5.0  # seconds a parked worker waits for its next request
 
 READ, WRITE, WOKEN = 1, 2, 4
+POLLIN, POLLOUT = getattr(select, "POLLIN", 0), getattr(select, "POLLOUT", 0)  # Windows has no poll
+_MASKS = {READ: POLLIN, WRITE: POLLOUT, READ | WRITE: POLLIN | POLLOUT}
 
 
 class Waiter:
@@ -35,6 +37,7 @@ class Waiter:
         self._sender.setblocking(False)
         self._has_poll = hasattr(select, "poll")
         self._poller: Any = None
+        self._own = -1  # its own descriptor, once there is a poller
 
     def wake(self) -> None:
         # Full: a wake-up is under way already; closed: there is nobody to wake.
@@ -54,29 +57,32 @@ class Waiter:
         return ready
 
     def _poll(self, sock: Any, events: int, timeout: Optional[float]) -> tuple[int, bool]:
-        poller, own = self._poller, self._receiver.fileno()
+        poller = self._poller
         if poller is None:
+            self._own = self._receiver.fileno()
             poller = self._poller = select.poll()
-            poller.register(own, select.POLLIN)
-        descriptor = -1
+            poller.register(self._own, POLLIN)
+        own, descriptor = self._own, -1
         if events:
             descriptor = sock.fileno()
             if descriptor < 0:
                 raise OSError("the socket is closed")
-            poller.register(descriptor, (events & READ and select.POLLIN) | (events & WRITE and select.POLLOUT))
+            poller.register(descriptor, _MASKS[events])
         try:
             found = poller.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999)))
         finally:
             if events:
                 poller.unregister(descriptor)
+        if events == READ and found == [(descriptor, POLLIN)]:  # nearly always
+            return READ, False
         ready, woken = 0, False
         for number, mask in found:
             if number == own:
                 woken = True
                 continue
-            if mask & ~select.POLLOUT:  # readable, or an error that reading will tell
+            if mask & ~POLLOUT:  # readable, or an error that reading will tell
                 ready |= READ
-            if mask & ~select.POLLIN:
+            if mask & ~POLLIN:
                 ready |= WRITE
         return ready & events or (events if ready else 0), woken
 
@@ -182,7 +188,7 @@ class Crew:
         """Wait for the next job of ``worker``; false if it shall leave."""
         if self.closing or self._pid != os.getpid():
             return False
-        if self._take_left_over(worker):
+        if self._left_over and self._take_left_over(worker):
             return True
         self._parked.append(worker)
         # Asked again: the exit hook, or a job, may have come before we were there.

@@ -588,3 +588,9 @@ def test_proxy_authorization_never_reaches_an_origin(name: str) -> None:
 
 def test_authorization_of_the_user_is_sent() -> None:
     assert arrived(setting(("Authorization", "Bearer abc"))).header("authorization") == "Bearer abc"
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding"])
+def test_what_belongs_to_one_body_is_no_header_of_a_session(name: str) -> None:
+    with pytest.raises(ValueError, match=f"(?i)header '{name}'"):
+        Session(headers={name: "4"})

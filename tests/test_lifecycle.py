@@ -101,14 +101,13 @@ class Moves:
         self._lock = threading.Lock()
 
     def get(self, exchange: Exchange) -> Phase:
-        return exchange.__dict__["phase"]
+        return exchange.__dict__.get("phase", Phase.NEW)
 
     def set(self, exchange: Exchange, phase: Phase) -> None:
-        before = exchange.__dict__.get("phase")
+        before = self.get(exchange)
         exchange.__dict__["phase"] = phase
-        if before is not None:
-            with self._lock:
-                self.made.append((before, phase))
+        with self._lock:
+            self.made.append((before, phase))
 
     def path(self) -> list[Phase]:
         return [Phase.NEW] + [after for _, after in self.made]

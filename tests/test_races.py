@@ -524,8 +524,9 @@ def test_failure_at_the_moment_when_the_request_is_dropped_is_logged(
             if threading.current_thread() is dropper:
                 dropping.set()
                 go_on.wait()
-            return not exchange._unstarted
+            return was_started.__get__(exchange)
 
+        was_started = Exchange.__dict__["started"]
         monkeypatch.setattr(Exchange, "started", property(started))
         dropper = threading.Thread(target=held.clear)
         dropper.start()
