@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Callable, Optional
 
 from ._errors import ProtocolError
@@ -215,6 +215,20 @@ class Outbox:
             if not block:
                 return
             yield block
+
+    def feed(self, update: Callable[[bytes], object]) -> None:
+        """Give a body that ``is_known`` to ``update``, in pieces."""
+        if self.mode is BUFFERED:
+            pieces: Iterable[bytes] = self.blocks()
+        else:
+            pieces = [*(self._kept or ()), *self._chunks]
+        for piece in pieces:
+            update(piece)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all of it is here, before any of it is sent on this hop."""
+        return self.mode is BUFFERED or (self.ended and self._kept is not None)
 
     def rewind(self) -> bool:
         """Be ready to send the body from its beginning; false if too much of it has been let go."""

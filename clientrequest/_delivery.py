@@ -70,7 +70,10 @@ class Delivery:
             rest = incoming.present(b"", last=True)
             if rest:
                 self._life.emit_response("data", rest)
-            self._life.emit_response("end")
+            if self._life.login_error is None:
+                self._life.emit_response("end")
+            else:
+                self._life.emit_error(self._life.login_error)
             return False
         return True
 

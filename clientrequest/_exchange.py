@@ -10,21 +10,26 @@ import os
 import sys
 import threading
 import time
-from typing import Optional
+from typing import Any, NamedTuple, Optional
 
 from . import signals
+from ._auth import AuthCache
 from ._body import Outbox
+from ._cookies import Cookies
 from ._delivery import Delivery
 from ._dispatch import Dispatcher
-from ._errors import AbortedError, ClientRequestError, InvalidStateError, RedirectError
+from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProxyError, RedirectError
 from ._http1 import ResponseHead, keeps_alive
 from ._incoming import READ_AHEAD, Incoming
 from ._life import SUCCESS, Life, Owner
 from ._lifecycle import Phase
-from ._options import Timeout
+from ._login import Asker, LoginDesk, Question
+from ._mapping import raise_mapped
+from ._options import Options, Timeout
+from ._proxies import Proxy
 from ._redirects import MOST_REDIRECTS, Redirect, headers_after, is_redirect, parse_redirect
 from ._round_trip import Hop, RoundTrip
-from ._wire import Pools, Wire, raise_mapped
+from ._wire import Pools, Wire
 from ._workers import READ, Worker, crew
 
 # What falls to one thread, see ``Exchange._takes``.
@@ -32,41 +37,50 @@ START, LAUNCH, TELL, REFUSE = "start", "launch", "tell", "refuse"
 CLEAR_TIME = 1.0  # seconds spent on a body that nobody wants, to save its connection
 
 
+class Shared(NamedTuple):
+    """What the requests of a session share.
+
+    Attributes:
+        pools: where connections come from.
+        cookies: sent and taken where a request asks for it.
+        logins: those that were accepted.
+        running: the exchanges that are under way.
+    """
+
+    pools: Pools
+    cookies: Cookies
+    logins: AuthCache
+    running: set[Exchange]
+
+
 class Exchange(Life):
     """One transaction, from the first hop to ``close``.
 
     Args:
         owner, outbox, timeout, dispatcher: as for ``Life``.
-        pools: where connections come from.
-        decode: whether content codings are undone.
-        registry: the session's running exchanges.
-        redirect: ``follow``, ``error`` or ``manual``.
-        referrer_policy: what of ``Referer`` goes along with a redirect.
+        shared: of the session.
+        options: of the request.
     """
 
     redirects: tuple[str, ...] = ()  # the URLs that redirected, in order
     _undecided = False  # a redirect waits for ``follow_redirect``
     _hop: Optional[Hop] = None
     _wire: Optional[Wire] = None
+    _desk: Optional[LoginDesk] = None  # once there is something about logins to do
 
     def __init__(
         self,
         owner: Owner,
-        pools: Pools,
         outbox: Outbox,
         timeout: Timeout,
-        decode: bool,
         dispatcher: Optional[Dispatcher],
-        registry: set[Exchange],
-        redirect: str = "follow",
-        referrer_policy: str = "",
+        shared: Shared,
+        options: Options,
     ) -> None:
         Life.__init__(self, owner, outbox, timeout, dispatcher)
-        self._pools = pools
-        self._decode = decode
-        self._registry = registry
-        self._redirect_mode = redirect
-        self._referrer_policy = referrer_policy
+        self._shared = shared
+        self._options = options
+        self._credentials = options.grant()
         # What only one thread may do, and only once: whoever takes the name out does it.
         self._due = {START, TELL, REFUSE}
 
@@ -79,7 +93,7 @@ class Exchange(Life):
         self._hop = hop
         if self.timeout.total is not None:
             self.deadline = time.monotonic() + self.timeout.total
-        self._registry.add(self)
+        self._shared.running.add(self)
         _live.add(self)
         self._due.add(LAUNCH)
 
@@ -207,10 +221,11 @@ class Exchange(Life):
         assert hop is not None
         while True:
             trip, head = self._carry_hop(hop)
-            following = self._follow(hop, trip, head)
+            self._note(hop, trip.wire, head)
+            following = self._log_in(hop, trip, head) or self._follow(hop, trip, head)
             if following is None:
                 break
-            hop = following
+            self._hop = hop = following
         self._deliver(hop, trip, head)
 
     def _carry_hop(self, hop: Hop) -> tuple[RoundTrip, ResponseHead]:
@@ -232,8 +247,10 @@ class Exchange(Life):
         self.move(Phase.CONNECTING)
         self.target = hop.target
         self.connect_deadline = self.until(self.timeout.connect)
-        self._wire = self._pools.connect(hop.target, self, fresh)
-        trip = RoundTrip(self, hop, self._wire)
+        if self._wire is None:  # else it was kept for a login that goes with it
+            private = self._credentials.mode == "omit"
+            self._wire = self._shared.pools.connect(hop.target, self, fresh, private)
+        trip = RoundTrip(self, self._dressed(hop, self._wire), self._wire)
         return trip, trip.run()
 
     def _may_retry(self) -> bool:
@@ -259,10 +276,10 @@ class Exchange(Life):
         if not is_redirect(head):
             return None
         owner = self.current_owner()
-        if self._redirect_mode == "manual" and not (owner is not None and owner._emitter.has("redirect")):
+        if self._options.redirect == "manual" and not (owner is not None and owner._emitter.has("redirect")):
             return None
         del owner
-        if self._redirect_mode == "error":
+        if self._options.redirect == "error":
             raise RedirectError("ERR_FAILED", f"{hop.target.authority} redirects, which this request does not allow")
         redirect = parse_redirect(head, hop.method, hop.target)
         if len(self.redirects) >= MOST_REDIRECTS:
@@ -277,7 +294,7 @@ class Exchange(Life):
 
     def _tell_redirect(self, redirect: Redirect, head: ResponseHead) -> None:
         """Send ``redirect`` and, in ``manual`` mode, wait for the decision."""
-        manual = self._redirect_mode == "manual"
+        manual = self._options.redirect == "manual"
         self._undecided = manual
         self.emit("redirect", redirect.status, redirect.method, redirect.target.url, head.folded())
         if manual:
@@ -296,7 +313,7 @@ class Exchange(Life):
         if self._undecided:
             self._undecided = False
             self.wake()
-        elif self._redirect_mode == "manual" or not self.strand.is_current():
+        elif self._options.redirect == "manual" or not self.strand.is_current():
             raise InvalidStateError("follow_redirect() with no redirect waiting for it")
 
     def _clear_away(self, hop: Hop, trip: RoundTrip, head: ResponseHead) -> None:
@@ -311,17 +328,151 @@ class Exchange(Life):
         incoming.discard()
 
     def _next_hop(self, hop: Hop, redirect: Redirect) -> Hop:
-        headers = headers_after(hop.headers, redirect, hop.target, self._referrer_policy)
+        headers = headers_after(hop.headers, redirect, hop.target, self._options.referrer_policy)
         sends_body = hop.sends_body and redirect.keeps_body
-        if sends_body and not self.outbox.rewind():
-            raise RedirectError(
-                "ERR_UPLOAD_STREAM_REWIND_NOT_SUPPORTED",
-                f"{hop.target.authority} redirects, but more of the streamed body is gone than replay_limit keeps",
-            )
+        if sends_body:
+            self._rewind(f"{hop.target.authority} redirects")
         if hop.sends_body and not sends_body:
             self.outbox.drop()
             self.refuse_receipts()
         return Hop(redirect.method, redirect.target, headers, sends_body)
+
+    def _rewind(self, why: str) -> None:
+        if not self.outbox.rewind():
+            raise RedirectError(
+                "ERR_UPLOAD_STREAM_REWIND_NOT_SUPPORTED",
+                f"{why}, but more of the streamed body is gone than replay_limit keeps",
+            )
+
+    # --- cookies and logins ---
+
+    def _dressed(self, hop: Hop, wire: Wire) -> Hop:
+        """The hop with the headers that depend on where it goes, and on what is known by now."""
+        headers, target = hop.headers, hop.target
+        added: dict[str, Optional[str]] = {}
+        if self._credentials.allow_cookies(target) and headers.line("cookie") is None:
+            added["Cookie"] = self._shared.cookies.header_for(target)
+        if not wire.forwards and headers.line("proxy-authorization") is not None:
+            headers = headers.copy()
+            headers.discard("proxy-authorization")
+        if self._desk is not None or not self._shared.logins.is_empty:
+            for name, question in self._questions(hop, wire):
+                if self._desk is not None or headers.line(name.lower()) is None:
+                    added[name] = self._login_desk().header(question)
+        if any(added.values()):
+            headers = headers.copy()
+            for name, value in added.items():
+                if value:
+                    headers.set(name, value)
+        return hop if headers is hop.headers else Hop(hop.method, target, headers, hop.sends_body)
+
+    def _questions(self, hop: Hop, wire: Wire) -> list[tuple[str, Question]]:
+        """Who may want to know who we are, with the name of the header that tells it."""
+        target, found = hop.target, []
+        body = self._feed if not hop.sends_body or self.outbox.is_known else None
+        proxy = wire.proxy
+        if wire.forwards and proxy is not None:
+            # The proxy sees the whole URL in the request line; the server, to which it goes on, only the path.
+            asker = Asker(True, (proxy.scheme, proxy.host, proxy.port))
+            found.append(("Proxy-Authorization", Question(asker, hop.method, target.url, "/", body)))
+        if self._credentials.allow_login(target):
+            asker = Asker(False, target.origin)
+            found.append(("Authorization", Question(asker, hop.method, target.path, target.path, body)))
+        return found
+
+    def _feed(self, digest: Any) -> None:
+        hop = self._hop
+        if hop is not None and hop.sends_body:
+            self.outbox.feed(digest.update)
+
+    def _login_desk(self) -> LoginDesk:
+        desk = self._desk
+        if desk is None:
+            target = self._options.target
+            given: dict[Asker, tuple[str, Optional[str]]] = {}
+            if target.username and self._credentials.allow_login(target):
+                given[Asker(False, target.origin)] = (target.username, target.password)
+            may_ask = self._credentials.mode != "omit"
+            desk = self._desk = LoginDesk(self, self._shared.logins, given, may_ask)
+        return desk
+
+    def _note(self, hop: Hop, wire: Wire, head: ResponseHead) -> None:
+        """Take what the answer leaves in the session."""
+        lines = head.values("set-cookie")
+        if lines and self._credentials.allow_cookies(hop.target):
+            self._shared.cookies.store(hop.target, lines)
+        if self._desk is not None:
+            for name, question in self._questions(hop, wire):
+                if head.status != (407 if name == "Proxy-Authorization" else 401):
+                    self._desk.accepted(question, head)
+
+    def _log_in(self, hop: Hop, trip: RoundTrip, head: ResponseHead) -> Optional[Hop]:
+        """The same hop again, with a login; ``None`` if this head is no challenge, or the response."""
+        if head.status not in (401, 407):
+            return None
+        wanted = "Authorization" if head.status == 401 else "Proxy-Authorization"
+        question = dict(self._questions(hop, trip.wire)).get(wanted)
+        if question is None:
+            return None
+        desk = self._login_desk()
+        if question.asker.is_proxy and trip.wire.proxy is not None:
+            desk.know(question.asker, trip.wire.proxy.username, trip.wire.proxy.password)
+        if not desk.challenged(question, head):
+            self._tell_cancelled()
+            return None
+        if hop.sends_body:
+            self._rewind(f"{question.asker.host} wants a login")
+        wire = trip.wire
+        if desk.pins(question.asker):
+            wire.pin()
+        self._clear_away(hop, trip, head)
+        if wire.pinned and wire.unpin():
+            self._wire = wire
+        return hop
+
+    def _tell_cancelled(self) -> None:
+        if self.login_error is not None:
+            self.login_error.request = self.current_owner()  # type: ignore[assignment]
+
+    # --- for the tunnel through a proxy ---
+
+    def _tunnel_question(self) -> tuple[Proxy, Question]:
+        target = self.target
+        assert target is not None
+        proxy = self._shared.pools.proxy_for(target)
+        assert proxy is not None
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        asker = Asker(True, (proxy.scheme, proxy.host, proxy.port))
+        return proxy, Question(asker, "CONNECT", f"{host}:{target.port}", "/", _feed_nothing)
+
+    def tunnel_fields(self) -> str:
+        hop = self._hop
+        assert hop is not None
+        agent, login = hop.headers.line("user-agent"), hop.headers.line("proxy-authorization")
+        if self._desk is not None or (login is None and not self._shared.logins.is_empty):
+            login = self._login_desk().header(self._tunnel_question()[1]) or login
+        fields = [("User-Agent", agent), ("Proxy-Connection", "keep-alive"), ("Proxy-Authorization", login)]
+        return "".join(f"{name}: {value}\r\n" for name, value in fields if value)
+
+    def tunnel_opened(self, head: ResponseHead) -> None:
+        if self._desk is not None:
+            self._desk.accepted(self._tunnel_question()[1], head)
+
+    def tunnel_refused(self, head: ResponseHead) -> None:
+        proxy, question = self._tunnel_question()
+        if head.status == 407:
+            desk = self._login_desk()
+            desk.know(question.asker, proxy.username, proxy.password)
+            if desk.challenged(question, head):
+                self.connect_deadline = self.until(self.timeout.connect)  # the user's thinking does not count
+                return
+        cancelled, self.login_error = self.login_error, None
+        error = ProxyError(
+            "ERR_TUNNEL_CONNECTION_FAILED",
+            f"{proxy.authority} answered {head.status} to CONNECT {question.uri}"
+            + (", and the login was cancelled" if cancelled else ""),
+        )
+        raise error from cancelled
 
     # --- the response ---
 
@@ -331,7 +482,7 @@ class Exchange(Life):
             # An early answer: nobody wants the rest of the body (RFC 9112, 9.6).
             self.outbox.drop()
             self.refuse_receipts()
-        incoming = self._receive(hop, trip, head, self._decode)
+        incoming = self._receive(hop, trip, head, self._options.decode)
         self.move(Phase.READING)
         if not trip.body_sent:
             trip.report_upload(last=True)
@@ -411,7 +562,7 @@ class Exchange(Life):
                     self.emit_response("aborted")
             elif failure is not None:
                 self.observe(signals.request_failed, error=failure)
-                self._emit_error(failure)
+                self.emit_error(failure)
             else:
                 self._observe_finished()
             if self.response_out:
@@ -436,17 +587,8 @@ class Exchange(Life):
         if owner is not None and incoming is not None and signals.request_finished.receivers:
             self.observe(signals.request_finished, response=owner._response_for(incoming))
 
-    def _emit_error(self, error: ClientRequestError) -> None:
-        incoming, owner = self.incoming, self.current_owner()
-        if self.response_out and incoming is not None and incoming.emitter.has("error"):
-            self.error_seen = True
-            self.emit_response("error", error)
-        elif owner is not None and owner._emitter.has("error"):
-            self.error_seen = True
-            self.emit("error", error)
-
     def _closed(self) -> None:
-        self._registry.discard(self)
+        self._shared.running.discard(self)
         _live.discard(self)
         self.closed = True  # who sees this finds the request in no list any more
         owner, self._owner = self._owner, None
@@ -464,6 +606,10 @@ class Exchange(Life):
 
 def _nothing() -> None:
     pass
+
+
+def _feed_nothing(digest: object) -> None:
+    """A request without a body."""
 
 
 def _idle_limit(head: ResponseHead) -> Optional[float]:

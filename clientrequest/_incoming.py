@@ -20,7 +20,8 @@ from ._events import Emitter
 from ._gates import SLICE
 from ._http1 import Headers, ResponseHead, body_framing
 from ._lifecycle import RESPONSE_EVENTS
-from ._wire import Wire, map_error, raise_mapped
+from ._mapping import map_error, raise_mapped
+from ._wire import Wire
 
 READ_AHEAD = 64 * 1024  # bytes read before anybody asks for them
 BLOCK = 256 * 1024  # bytes read at once where they are asked for

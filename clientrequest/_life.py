@@ -19,9 +19,11 @@ from types import TracebackType
 from typing import Any, Optional, Protocol
 
 from ._body import Outbox, Receipt
+from ._connect import KillHandle
 from ._dispatch import Dispatcher, Strand, report
 from ._errors import (
     AbortedError,
+    AuthenticationError,
     ClientRequestError,
     InvalidStateError,
     ListenerError,
@@ -33,7 +35,6 @@ from ._gates import Gate
 from ._incoming import Incoming
 from ._lifecycle import CLOSING_EVENTS, Phase
 from ._options import Target, Timeout
-from ._wire import KillHandle
 from ._workers import READ, WOKEN, Waiter, crew, program_has_ended
 
 # With no NullHandler: a failure that nobody heard of reaches stderr even where logging was never set up.
@@ -89,6 +90,7 @@ class Life:
     deadline: Optional[float] = None  # of the whole transaction
     connect_deadline: Optional[float] = None
     target: Optional[Target] = None  # of the present hop
+    login_error: Optional[AuthenticationError] = None  # the user cancelled a login: the 401 is the response
     _owner: Optional[Owner] = None
     _waiter: Optional[Waiter] = None
     _worker_ident = 0
@@ -211,6 +213,10 @@ class Life:
             if not events or ready & events:
                 return
 
+    def wait_turn(self) -> None:
+        self.wait(None, 0, None)
+        self.connect_deadline = self.until(self.timeout.connect)  # it begins only now
+
     def expose(self, handle: KillHandle) -> None:
         self._exposed.append(handle)
         if self._fate:  # asked again: the abort may have come before it was there
@@ -324,6 +330,16 @@ class Life:
         incoming = self.incoming
         if incoming is not None and incoming.emitter.has(name):
             self._post(incoming.emitter, name, args)
+
+    def emit_error(self, error: ClientRequestError) -> None:
+        """Send ``error``, on the response if somebody listens there, else on the request."""
+        incoming, owner = self.incoming, self.current_owner()
+        if self.response_out and incoming is not None and incoming.emitter.has("error"):
+            self.error_seen = True
+            self.emit_response("error", error)
+        elif owner is not None and owner._emitter.has("error"):
+            self.error_seen = True
+            self.emit("error", error)
 
     def _post(self, emitter: Emitter, name: str, args: tuple[object, ...]) -> None:
         closing = name in CLOSING_EVENTS

@@ -99,6 +99,30 @@ def _authority(scheme: str, host: str, port: int) -> str:
     return bracketed if port == DEFAULT_PORTS[scheme] else f"{bracketed}:{port}"
 
 
+class Credentials(NamedTuple):
+    """What of the session goes along with a request (Fetch, 2.2.5; Electron's ``credentials``).
+
+    Attributes:
+        mode: ``include``, ``omit``, ``same-origin``, or ``None`` for logins, and for cookies if they are asked for.
+        session_cookies: whether they are.
+        origin: what ``same-origin`` means the same as.
+    """
+
+    mode: Optional[str] = None
+    session_cookies: bool = False
+    origin: Optional[tuple[str, str, int]] = None
+
+    def allow_login(self, target: Target) -> bool:
+        """Whether ``target`` may be told who the user is."""
+        if self.mode == "same-origin":
+            return target.origin == self.origin
+        return self.mode != "omit"
+
+    def allow_cookies(self, target: Target) -> bool:
+        """Whether cookies go to ``target``, and are taken from it."""
+        return self.session_cookies if self.mode is None else self.allow_login(target)
+
+
 class Options(NamedTuple):
     """The options of one request, checked and copied."""
 
@@ -120,6 +144,16 @@ class Options(NamedTuple):
     decode: bool
     dispatcher: Optional[Callable[[Callable[[], None]], object]]
 
+    def grant(self) -> Credentials:
+        """What the options ``credentials``, ``use_session_cookies`` and ``origin`` come to."""
+        if self.credentials is None:
+            return _WITH_COOKIES if self.use_session_cookies else _WITHOUT_COOKIES
+        same = parse_url(self.origin).origin if self.credentials == "same-origin" else None
+        return Credentials(self.credentials, False, same)
+
+
+_WITHOUT_COOKIES, _WITH_COOKIES = Credentials(), Credentials(session_cookies=True)
+
 
 def parse_options(options: object, overrides: Mapping[str, object]) -> Options:
     """Check what was given to ``ClientRequest``. Raises ``TypeError`` or ``ValueError`` naming the option."""
@@ -129,7 +163,16 @@ def parse_options(options: object, overrides: Mapping[str, object]) -> Options:
         given[name] = _PARSERS[name](name, value)
     if given.get("credentials") == "same-origin" and given.get("origin") is None:
         raise ValueError("option 'credentials': 'same-origin' needs the option 'origin'")
+    if given.get("credentials") == "same-origin":
+        _check_origin(given["origin"])
     return Options(**{**_DEFAULTS, **given, "target": target})
+
+
+def _check_origin(origin: str) -> None:
+    try:
+        parse_url(origin)
+    except ValueError:
+        raise ValueError(f"option 'origin': {_shown(origin)!r} is not an origin like 'https://example.com'") from None
 
 
 def _collect(options: object, overrides: Mapping[str, object]) -> dict[str, Any]:
@@ -282,6 +325,9 @@ def parse_url(value: object) -> Target:
     scheme = parts.scheme.lower()
     if scheme not in DEFAULT_PORTS or not hostname:
         raise ValueError(f"option 'url': expected an absolute http or https URL, got {_shown(value)!r}")
+    for secret in (parts.username, parts.password):
+        if secret is not None and _CONTROL.search(unquote(secret)):
+            raise ValueError("option 'url': control characters are not allowed in user name and password")
     path = parts.path or "/"
     if parts.query or value.partition("#")[0].endswith("?"):
         path += "?" + parts.query

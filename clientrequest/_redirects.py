@@ -44,9 +44,7 @@ def parse_redirect(head: ResponseHead, method: str, target: Target) -> Redirect:
     except ValueError as error:
         raise RedirectError("ERR_INVALID_REDIRECT", f"{target.authority}: cannot read the Location: {error}") from error
     if scheme not in DEFAULT_PORTS:
-        raise RedirectError(
-            "ERR_UNSAFE_REDIRECT", f"{target.authority} redirects to {scheme[:20]!r}, not to http(s)"
-        )
+        raise RedirectError("ERR_UNSAFE_REDIRECT", f"{target.authority} redirects to {scheme[:20]!r}, not to http(s)")
     try:
         there = parse_url(joined)
     except ValueError as error:

@@ -99,14 +99,11 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         self._handled_before = _mark(sys.exc_info()[1])
         self._exchange = Exchange(
             self,
-            session._pools,
             self._outbox,
             parsed.timeout or session._timeout,
-            parsed.decode,
             parsed.dispatcher or session._dispatcher,
-            session._running,
-            parsed.redirect,
-            parsed.referrer_policy,
+            session._shared,
+            parsed,
         )
         if callback is not None:
             self.once("response", callback)
@@ -320,7 +317,6 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         else:
             sends_body = outbox.written or self.method not in BODILESS
         headers = self._headers
-        headers.discard("proxy-authorization")  # for the proxy only, and there is none
         if not sends_body:
             headers.discard("transfer-encoding")
         self._exchange.start(Hop(self.method, self._options.target, headers, sends_body))

@@ -136,8 +136,9 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
 
     @property
     def error(self) -> Optional[ClientRequestError]:
-        """What the response died of; ``None`` while all is well."""
-        return self._request._exchange.failure
+        """What the response died of, or that its login was cancelled; ``None`` while all is well."""
+        exchange = self._request._exchange
+        return exchange.failure or exchange.login_error
 
     def __repr__(self) -> str:
         return f"<IncomingMessage {self.status_code} {self.status_message} of {self._request!r}>"

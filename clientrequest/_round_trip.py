@@ -88,7 +88,9 @@ class RoundTrip:
     def _send_request(self, hop: Hop) -> None:
         """Send head and body; comes back early when a final head has come."""
         outbox = self._outbox
-        head = encode_request_head(hop.method, hop.target.path, self._fields(hop))
+        # A proxy is told all of it (RFC 9112, 3.2.2).
+        where = hop.target.url if self.wire.forwards else hop.target.path
+        head = encode_request_head(hop.method, where, self._fields(hop))
         if not hop.sends_body or outbox.mode is BUFFERED:
             self._send_buffered(hop, head)
         elif self._expects_continue(hop):

@@ -34,7 +34,7 @@ from clientrequest import (
     TLSError,
     TransferError,
 )
-from clientrequest._wire import URLLIB3_ERRORS, map_error
+from clientrequest._mapping import URLLIB3_ERRORS, map_error
 from tests.support import (
     Conn,
     Handler,

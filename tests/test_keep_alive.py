@@ -449,8 +449,8 @@ def test_threads_that_begin_together_make_one_context() -> None:
     start = threading.Barrier(8)
     made: list[object] = []
     with Peer(echo_json, server_context()) as peer, Session(tls=ca_path()) as session:
-        make = session._pools._make_context
-        session._pools._make_context = lambda: (made.append(None), make())[1]
+        make = session._pools._make_contexts["server"]
+        session._pools._make_contexts["server"] = lambda: (made.append(None), make())[1]
 
         def ask() -> int:
             start.wait(LIMIT)
