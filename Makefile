@@ -2,16 +2,18 @@
 #
 #     make test                       the tests, with coverage
 #     make test PYTEST_ARGS="-k head" some of them (the coverage bar will not be met)
-#     make test-servers               the tests against nginx, Apache and Squid
+#     make test-servers               the tests against nginx, Apache, Squid and others
 #     make check                      types, lint, import layers
 #     make demo                       the demonstration
 #     make bench BENCH_ARGS="--only W1 --rounds 3"
 #     make clean                      forget environments, caches and builds
 #
+# JOBS is the number of processes that "make test" runs its tests in.
 # PYTHON is the interpreter the environments are made of; after changing it run "make clean".
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+JOBS ?= 2
 BENCH_ARGS ?=
 
 VENV := .venv
@@ -21,18 +23,11 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 .PHONY: test test-servers check demo bench clean
 
 test: $(VENV)/.test
-	$(VENV)/bin/coverage run -m pytest -m "not servers" $(PYTEST_ARGS)
-	$(VENV)/bin/coverage report
+	$(VENV)/bin/python -m pytest -m "not servers" -n $(JOBS) --dist worksteal --cov --cov-report=term $(PYTEST_ARGS)
 
-# pytest's exit status 5 means that no test has the marker: said here, and no failure.
-test-servers: $(VENV)/.test
+test-servers: $(VENV)/.servers
 	.ci/install-servers
-	@status=0; $(VENV)/bin/python -m pytest -m servers --collect-only -q >/dev/null 2>&1 || status=$$?; \
-	if [ $$status -eq 5 ]; then \
-	    echo "There are no tests marked 'servers' yet: nothing was run against real servers."; \
-	else \
-	    $(VENV)/bin/python -m pytest -m servers $(PYTEST_ARGS); \
-	fi
+	$(VENV)/bin/python -m pytest tests/servers -m servers $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/mypy
@@ -55,6 +50,10 @@ $(VENV)/.test: setup.cfg
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python $(PIP_INSTALL) --upgrade pip
 	$(VENV)/bin/python $(PIP_INSTALL) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.servers: $(VENV)/.test
+	$(VENV)/bin/python $(PIP_INSTALL) --editable ".[servers]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test

@@ -78,7 +78,7 @@ def ported(url: str) -> None:
 
 
 def fail(url: str) -> str:
-    with Session(headers={"X-Program": "typed"}, timeout=Timeout(total=5)) as session:
+    with Session("persist:typed", proxies={"http": "http://proxy.example:3128"}, headers={"X-Program": "typed"}) as session:
         try:
             session.request(url).end().get_response()
         except ConnectError as error:
@@ -87,5 +87,6 @@ def fail(url: str) -> str:
             return f"{error.code}: {error}"
         except InvalidStateError:
             raise
-    default_session().close_connections()
+    default_session().clear_auth_cache()
+    print([cookie.name for cookie in default_session().cookies])
     return "no error"

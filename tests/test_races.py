@@ -519,6 +519,8 @@ def test_failure_at_the_moment_when_the_request_is_dropped_is_logged(
         exchange = held[0]._exchange
         held[0].end()
         assert held[0].get_response(LIMIT).status_code == 200
+        # The worker has let go of it, too, so that the dropper is the last; makes no noise, so it is polled.
+        assert exchange.news.wait_for(lambda: sys.getrefcount(held[0]) == 2, LIMIT)
 
         def started(exchange: Exchange) -> bool:
             if threading.current_thread() is dropper:
