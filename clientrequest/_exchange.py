@@ -299,8 +299,7 @@ class Exchange(Life):
         self.emit("redirect", redirect.status, redirect.method, redirect.target.url, head.folded())
         if manual:
             self.step("await-decision")
-        while self._undecided:
-            self.wait(None, 0, None)
+        self.await_answer(lambda: not self._undecided)
         self.observe(
             signals.request_redirected,
             status_code=redirect.status,
@@ -451,7 +450,7 @@ class Exchange(Life):
         agent, login = hop.headers.line("user-agent"), hop.headers.line("proxy-authorization")
         if self._desk is not None or (login is None and not self._shared.logins.is_empty):
             login = self._login_desk().header(self._tunnel_question()[1]) or login
-        fields = [("User-Agent", agent), ("Proxy-Connection", "keep-alive"), ("Proxy-Authorization", login)]
+        fields = [("User-Agent", agent), ("Proxy-Authorization", login)]
         return "".join(f"{name}: {value}\r\n" for name, value in fields if value)
 
     def tunnel_opened(self, head: ResponseHead) -> None:

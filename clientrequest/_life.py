@@ -16,7 +16,7 @@ import warnings
 import weakref
 from collections import deque
 from types import TracebackType
-from typing import Any, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol
 
 from ._body import Outbox, Receipt
 from ._connect import KillHandle
@@ -282,6 +282,13 @@ class Life:
                 until = until or time.monotonic() + EXIT_GRACE
                 if time.monotonic() >= until:
                     self.die(AbortedError("ERR_ABORTED", "the program ended, and its dispatcher runs nothing more"))
+            self.wait(None, 0, None)
+
+    def await_answer(self, is_given: Callable[[], bool]) -> None:
+        """Wait for a decision of the user's. Once the program has ended there is nobody left to make it."""
+        while not is_given():
+            if crew.closing and program_has_ended():
+                self.die(AbortedError("ERR_ABORTED", "the program ended without an answer"))
             self.wait(None, 0, None)
 
     def is_readable(self, sock: Any) -> bool:

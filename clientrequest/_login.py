@@ -261,8 +261,7 @@ class LoginDesk:
         info = AuthInfo(asker.is_proxy, challenge.scheme, asker.host, asker.port, challenge.realm_text)
         life.emit("login", info, LoginCallback(life, challenge.scheme, answer))
         life.step("await-login")
-        while not answer:
-            life.wait(None, 0, None)
+        life.await_answer(lambda: bool(answer))
         username, password = answer[0]
         if not username:
             life.login_error = AuthenticationError(None, f"{asker.host}: the login was cancelled")

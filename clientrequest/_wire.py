@@ -242,7 +242,7 @@ class _Way:
         proxy = self.proxy
         if proxy is None:
             return map_error(error, target.authority, connecting=True)
-        mapped = map_error(error, proxy.authority, connecting=True)
+        mapped = map_error(error, f"{target.authority} through {proxy.authority}", connecting=True)
         if type(mapped) is not ConnectError:
             return mapped
         failure = ProxyError("ERR_PROXY_CONNECTION_FAILED", mapped.detail)

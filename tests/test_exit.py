@@ -644,3 +644,32 @@ def test_failure_of_a_request_that_is_let_go_of_is_told_too() -> None:
     with Peer(scripted(Conn.reset)) as peer, Program(code, peer) as program:
         program.wait_for("end of main")
         assert "ERR_CONNECTION_RESET" in program.wait_at_once()
+
+
+# --- decisions that nobody is left to make ---
+
+TO_DECIDE = {
+    "redirect": b"HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n",
+    "login": b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm="r"\r\nContent-Length: 0\r\n\r\n',
+}
+
+
+@pytest.mark.parametrize("event", TO_DECIDE)
+def test_decision_that_nobody_is_left_to_make_holds_nothing_up(event: str) -> None:
+    code = f"""
+    kept = []
+    def ask(*args):
+        kept.append(args)
+        say("asked")
+    request = ClientRequest(url, redirect="manual")
+    request.on({event!r}, ask)
+    request.on("abort", lambda: say("abort"))
+    request.on("close", lambda: say("close"))
+    request.end()
+    until(lambda: kept)
+    """
+    with Peer(scripted(TO_DECIDE[event])) as peer, Program(code, peer) as program:
+        program.wait_for("asked")
+        program.wait_at_once()
+    assert program.said == ["asked", "abort", "close"]
+    assert program.status == 0
