@@ -34,6 +34,9 @@ from ._workers import READ, Worker, crew
 
 # What falls to one thread, see ``Exchange._takes``.
 START, LAUNCH, TELL, REFUSE = "start", "launch", "tell", "refuse"
+# Bytes of a body that a server which did not want it has read all the same. Beyond that it may have stopped reading,
+# and what comes next on the connection is lost, whatever it says: Squid 5 says "keep-alive" with a 407, and hangs.
+MOST_UNREAD = 64 * 1024
 CLEAR_TIME = 1.0  # seconds spent on a body that nobody wants, to save its connection
 
 
@@ -419,14 +422,14 @@ class Exchange(Life):
         if not desk.challenged(question, head):
             self._tell_cancelled()
             return None
-        if hop.sends_body:
-            self._rewind(f"{question.asker.host} wants a login")
         wire = trip.wire
         if desk.pins(question.asker):
             wire.pin()
         self._clear_away(hop, trip, head)
         if wire.pinned and wire.unpin():
             self._wire = wire
+        if hop.sends_body:
+            self._rewind(f"{question.asker.host} wants a login")
         return hop
 
     def _tell_cancelled(self) -> None:
@@ -506,6 +509,8 @@ class Exchange(Life):
     def _receive(self, hop: Hop, trip: RoundTrip, head: ResponseHead, decode: bool) -> Incoming:
         """The response, with the connection in its hands."""
         keep = trip.body_sent and keeps_alive(head) and "close" not in (hop.headers.line("connection") or "").lower()
+        if head.status >= 300 and self.outbox.position > MOST_UNREAD and not trip.wire.pinned:
+            keep = False
         incoming = Incoming(
             head,
             hop.method,

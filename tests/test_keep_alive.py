@@ -94,6 +94,20 @@ def test_uploads_keep_the_connection(serve: Serve, session: Session, options: di
     assert len(peer.connections) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "size", "used_again"),
+    [(200, 100_000, True), (201, 100_000, True), (404, 100_000, False), (307, 100_000, False), (404, 1000, True)],
+)
+def test_server_that_did_not_want_a_large_body_is_not_trusted_to_have_read_it(
+    session: Session, status: int, size: int, used_again: bool
+) -> None:
+    """Squid 5 answers 407, says that the connection is kept, reads no more of the body, and hangs."""
+    answer = b"HTTP/1.1 %d Any\r\nContent-Length: 0\r\n\r\n" % status
+    with Peer(first_answers(answer)) as peer:
+        session.request(peer.url("/"), method="POST").end(bytes(size)).wait(LIMIT)
+        assert (echoed(session, peer)["connection"] == 1) is used_again
+
+
 def test_requests_at_the_same_time_have_connections_of_their_own(serve: Serve, session: Session) -> None:
     both = threading.Barrier(2)
 
