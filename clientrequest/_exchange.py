@@ -251,7 +251,7 @@ class Exchange(Life):
         self.target = hop.target
         self.connect_deadline = self.until(self.timeout.connect)
         if self._wire is None:  # else it was kept for a login that goes with it
-            private = self._credentials.mode == "omit"
+            private = not self._credentials.allow_login(hop.target)
             self._wire = self._shared.pools.connect(hop.target, self, fresh, private)
         trip = RoundTrip(self, self._dressed(hop, self._wire), self._wire)
         return trip, trip.run()
@@ -321,12 +321,16 @@ class Exchange(Life):
     def _clear_away(self, hop: Hop, trip: RoundTrip, head: ResponseHead) -> None:
         """Get rid of a body that nobody wants; a short one is read, so that its connection can be used again."""
         incoming = self._receive(hop, trip, head, decode=False)
-        incoming.start(trip.take_rest())
-        until = time.monotonic() + CLEAR_TIME
-        while incoming.wants_more() and incoming.total <= READ_AHEAD:
-            if not self.wait(trip.wire.sock, READ, until) & READ and time.monotonic() >= until:
-                break
-            incoming.read_ahead()
+        try:
+            incoming.start(trip.take_rest())
+            until = time.monotonic() + CLEAR_TIME
+            while incoming.wants_more() and incoming.total <= READ_AHEAD:
+                if not self.wait(trip.wire.sock, READ, until) & READ and time.monotonic() >= until:
+                    break
+                incoming.read_ahead()
+        except BaseException:
+            trip.wire.discard()  # it is in nobody else's hands
+            raise
         incoming.discard()
 
     def _next_hop(self, hop: Hop, redirect: Redirect) -> Hop:
@@ -359,8 +363,9 @@ class Exchange(Life):
             headers.discard("proxy-authorization")
         if self._desk is not None or not self._shared.logins.is_empty:
             for name, question in self._questions(hop, wire):
-                if self._desk is not None or headers.line(name.lower()) is None:
-                    added[name] = self._login_desk().header(question)
+                by_hand = headers.line(name.lower()) is not None
+                if self._desk is not None or not by_hand:
+                    added[name] = self._login_desk().header(question, by_hand)
         if any(added.values()):
             headers = headers.copy()
             for name, value in added.items():
@@ -401,7 +406,8 @@ class Exchange(Life):
     def _note(self, hop: Hop, wire: Wire, head: ResponseHead) -> None:
         """Take what the answer leaves in the session."""
         lines = head.values("set-cookie")
-        if lines and self._credentials.allow_cookies(hop.target):
+        of_proxy = wire.forwards and head.status == 407
+        if lines and not of_proxy and self._credentials.allow_cookies(hop.target):
             self._shared.cookies.store(hop.target, lines)
         if self._desk is not None:
             for name, question in self._questions(hop, wire):
@@ -452,7 +458,7 @@ class Exchange(Life):
         assert hop is not None
         agent, login = hop.headers.line("user-agent"), hop.headers.line("proxy-authorization")
         if self._desk is not None or (login is None and not self._shared.logins.is_empty):
-            login = self._login_desk().header(self._tunnel_question()[1]) or login
+            login = self._login_desk().header(self._tunnel_question()[1], login is not None) or login
         fields = [("User-Agent", agent), ("Proxy-Authorization", login)]
         return "".join(f"{name}: {value}\r\n" for name, value in fields if value)
 

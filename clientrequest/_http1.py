@@ -135,7 +135,7 @@ def parse_head(block: bytes) -> ResponseHead:
     status_line, _, fields = text.partition("\n")
     match = _STATUS_LINE.fullmatch(status_line[:-1] if status_line.endswith("\r") else status_line)
     if match is None:
-        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"bad status line {status_line[:60]!r}")
+        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"bad status line {status_line[:16]!r}")
     minor, status, reason = match.groups()
     return ResponseHead((1, int(minor)), int(status), reason or "", parse_fields(fields))
 
@@ -322,7 +322,7 @@ class ChunkedFraming(BodyFraming):
             return position
         match = _CHUNK_LINE.fullmatch(line)
         if match is None:
-            raise ProtocolError("ERR_INVALID_CHUNKED_ENCODING", f"bad chunk size line {line[:40]!r}")
+            raise ProtocolError("ERR_INVALID_CHUNKED_ENCODING", f"bad chunk size line {line[:16]!r}")
         self._left = int(match[1], 16)
         self._state = ChunkedFraming._read_chunk_end if self._left else ChunkedFraming._read_trailers
         return position
@@ -364,5 +364,5 @@ class ChunkedFraming(BodyFraming):
             return None, stop
         line, self._line = self._line, b""
         if not line.endswith(b"\r\n"):
-            raise ProtocolError("ERR_INVALID_CHUNKED_ENCODING", f"line without CRLF {line[:40]!r}")
+            raise ProtocolError("ERR_INVALID_CHUNKED_ENCODING", f"line without CRLF {line[:16]!r}")
         return line[:-2], stop

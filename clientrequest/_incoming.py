@@ -294,7 +294,8 @@ class Incoming:
                     pass  # it is thrown away anyway
             self.discarded = True
             self.done = True
-            self.wire.discard()
+            if not self.complete:  # else it is given back already, or kept for a login
+                self.wire.discard()
             self.buffer.clear()
             self.buffered = 0
 

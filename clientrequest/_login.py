@@ -138,6 +138,7 @@ class LoginDesk:
         self._asked = 0
         self._attempts: dict[Asker, _Attempt] = {}
         self._met: set[Asker] = set()
+        self._spent: dict[Asker, list[Login]] = {}  # tried in vain since the last answer that was no challenge
 
     def know(self, asker: Asker, username: Optional[str], password: Optional[str]) -> None:
         """What answers the first challenge of ``asker``, if anything does. Counts only once."""
@@ -145,13 +146,20 @@ class LoginDesk:
             self._given[asker] = (username, password)
         self._met.add(asker)
 
-    def header(self, question: Question) -> Optional[str]:
-        """What to send along: the login being tried, or one that was accepted before; ``None`` for nothing."""
+    def header(self, question: Question, by_hand: bool = False) -> Optional[str]:
+        """What to send along: the login being tried, or one that was accepted before; ``None`` for nothing.
+
+        Args:
+            question: the request.
+            by_hand: it has such a header already, which only a login that is being tried replaces.
+        """
         asker = question.asker
         attempt = self._attempts.get(asker)
         if attempt is None:
+            if by_hand:
+                return None
             login = self._cache.find(asker.is_proxy, asker.origin, question.path)
-            if login is None:
+            if login is None or self._is_another(asker, login):
                 return None
             attempt = self._attempts[asker] = _Attempt(login, unasked=True)
         if attempt.negotiation is None:
@@ -159,6 +167,11 @@ class LoginDesk:
         else:
             attempt.sent = self._next_token(attempt)
         return attempt.sent or None
+
+    def _is_another(self, asker: Asker, login: Login) -> bool:
+        """Whether the user to answer ``asker`` is known beforehand, and is not the one of ``login``."""
+        given = self._given.get(asker)
+        return given is not None and given[0] != login.username
 
     @staticmethod
     def _next_token(attempt: _Attempt) -> str:
@@ -180,6 +193,9 @@ class LoginDesk:
         if infos:
             attempt.login.note(infos, attempt.sent)
         self._cache.store(question.asker.is_proxy, question.asker.origin, question.path, attempt.login)
+        # From here on the cache knows where it may go: another path, or another connection, may need it anew.
+        del self._attempts[question.asker]
+        self._spent.pop(question.asker, None)
 
     def pins(self, asker: Asker) -> bool:
         """Whether the login belongs to one connection, which the next request must use again."""
@@ -203,7 +219,9 @@ class LoginDesk:
         if refused is not None and self._goes_on(refused, offered, challenge):
             self._attempts[asker] = refused
             return True
-        login = self._known(asker, challenge, refused) or self._ask(asker, challenge)
+        if refused is not None:
+            self._spent.setdefault(asker, []).append(refused.login)
+        login = self._known(asker, challenge) or self._ask(asker, challenge)
         if login is None:
             return False
         self._attempts[asker] = self._begin(asker, login)
@@ -233,10 +251,10 @@ class LoginDesk:
             attempt.token = ""
         return attempt
 
-    def _known(self, asker: Asker, challenge: Challenge, refused: Optional[_Attempt]) -> Optional[Login]:
+    def _known(self, asker: Asker, challenge: Challenge) -> Optional[Login]:
         """A login that nobody has to be asked for."""
         login = self._cache.match(asker.is_proxy, asker.origin, challenge)
-        if login is not None and (refused is None or login is not refused.login):
+        if login is not None and login not in self._spent.get(asker, ()) and not self._is_another(asker, login):
             login.renew(challenge)
             return login
         username, password = self._given.pop(asker, ("", None))

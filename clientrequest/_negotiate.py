@@ -83,6 +83,8 @@ class NegotiateLogin(Guarded):
         """
         if self._begun and not token:
             raise NegotiateError(f"{self.scheme}: the server has refused the login")
+        if self._begun and self.complete:  # pyspnego would begin anew
+            raise NegotiateError(f"{self.scheme}: the server asks on, though everything is said")
         self._begun = True
         try:
             return bytes(self._context.step(token or None) or b"")

@@ -343,7 +343,7 @@ def parse_url(value: object) -> Target:
 
 def _shown(url: str) -> str:
     """The URL for an error message: without what may be a password, and not too long."""
-    return re.sub(r".*@", "...@", url, flags=re.DOTALL).partition("?")[0][:80]
+    return re.sub(r".*@", "...@", url, flags=re.DOTALL).partition("?")[0].partition("#")[0][:80]
 
 
 def _scheme(value: object) -> str:
@@ -411,7 +411,7 @@ def _path(value: object) -> str:
     if not isinstance(value, str):
         raise _wrong_type("path", value, "a str")
     if _CONTROL_OR_SPACE.search(value):
-        raise ValueError(f"option 'path': {value!r} has spaces or control characters; percent-encode them")
+        raise ValueError(f"option 'path': {_shown(value)!r} has spaces or control characters; percent-encode them")
     path = value.partition("#")[0]
     return encode_path(path if path.startswith("/") else "/" + path)
 

@@ -41,8 +41,8 @@ def parse_redirect(head: ResponseHead, method: str, target: Target) -> Redirect:
         # As browsers do: bytes outside ASCII are meant as UTF-8.
         joined = urljoin(target.url, location.encode("latin-1").decode("utf-8", "replace"))
         scheme = urlsplit(joined).scheme.lower()
-    except ValueError as error:
-        raise RedirectError("ERR_INVALID_REDIRECT", f"{target.authority}: cannot read the Location: {error}") from error
+    except ValueError:  # whose text may have a password in it
+        raise RedirectError("ERR_INVALID_REDIRECT", f"{target.authority}: cannot read the Location") from None
     if scheme not in DEFAULT_PORTS:
         raise RedirectError("ERR_UNSAFE_REDIRECT", f"{target.authority} redirects to {scheme[:20]!r}, not to http(s)")
     try:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ._response import IncomingMessage
 
 
+StrPath = Union[str, "os.PathLike[str]"]
+
+
 class Session:
     """What requests share: connections, proxies, TLS settings, cookies, logins, default headers and limits.
 
@@ -63,8 +66,8 @@ class Session:
         partition: Optional[str] = None,
         *,
         proxies: Optional[Mapping[str, Optional[str]]] = None,
-        tls: Union[bool, str, ssl.SSLContext] = True,
-        client_cert: Union[str, tuple[str, str], None] = None,
+        tls: Union[bool, str, os.PathLike[str], ssl.SSLContext] = True,
+        client_cert: Union[str, os.PathLike[str], tuple[StrPath, StrPath], None] = None,
         cookies: Optional[CookieJar] = None,
         headers: Optional[Mapping[str, Any]] = None,
         timeout: Union[float, Timeout, None] = None,
@@ -74,8 +77,7 @@ class Session:
     ) -> None:
         if partition is not None and not isinstance(partition, str):
             raise TypeError(f"partition must be a str or None, not {type(partition).__name__}")
-        if not isinstance(tls, (bool, str, ssl.SSLContext)):
-            raise TypeError(f"tls must be True, False, a path or an ssl.SSLContext, not {type(tls).__name__}")
+        secured, certificate = _checked_tls(tls), _checked_certificate(client_cert)
         if dispatcher is not None and not callable(dispatcher):
             raise TypeError(f"dispatcher must be callable, not {type(dispatcher).__name__}")
         self._headers = _default_headers()
@@ -91,9 +93,9 @@ class Session:
         self._cookies = Cookies(cookies, _cookie_file(partition, storage))
         self._logins = AuthCache()
         self._pools = Pools(
-            lambda: make_tls_context(tls, client_cert),
+            lambda: make_tls_context(secured, certificate),
             # The certificate of the user is none of a proxy's business.
-            lambda: make_tls_context(tls),
+            lambda: make_tls_context(secured),
             _checked_proxies(proxies),
             _checked_limit(max_connections_per_host),
         )
@@ -193,6 +195,36 @@ def _checked_proxies(proxies: Optional[Mapping[str, Optional[str]]]) -> Proxies:
     return parsed
 
 
+def _checked_paths(name: str, *values: object) -> list[str]:
+    for value in values:
+        if not isinstance(value, (str, os.PathLike)):
+            raise TypeError(f"{name} must be a path, not {type(value).__name__}")
+    paths = [str(os.fspath(value)) for value in values if isinstance(value, (str, os.PathLike))]
+    for path in paths:
+        if not os.path.exists(path):
+            raise ValueError(f"{name}: there is no {path!r}")
+    return paths
+
+
+def _checked_tls(tls: object) -> Union[bool, str, ssl.SSLContext]:
+    if isinstance(tls, (bool, ssl.SSLContext)):
+        return tls
+    if not isinstance(tls, (str, os.PathLike)):
+        raise TypeError(f"tls must be True, False, a path or an ssl.SSLContext, not {type(tls).__name__}")
+    return _checked_paths("tls", tls)[0]
+
+
+def _checked_certificate(given: object) -> Union[str, tuple[str, str], None]:
+    if given is None:
+        return None
+    if not isinstance(given, tuple):
+        return _checked_paths("client_cert", given)[0]
+    if len(given) != 2:
+        raise ValueError("client_cert: expected the path of a certificate, or the paths of (certificate, key)")
+    certificate, key = _checked_paths("client_cert", *given)
+    return certificate, key
+
+
 def _checked_limit(most: Optional[int]) -> Optional[int]:
     if most is None:
         return None
@@ -215,6 +247,15 @@ _PERSISTENT = "persist:"
 _DEFAULT = ""  # the name of the default session, which no partition can have: it has none
 _named: dict[str, Session] = {}
 _sessions_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _sessions_lock
+    _sessions_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def default_session() -> Session:
