@@ -27,7 +27,7 @@ test: $(VENV)/.test
 
 test-servers: $(VENV)/.servers
 	.ci/install-servers
-	$(VENV)/bin/python -m pytest tests/servers -m servers $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest tests/servers -m servers -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/mypy

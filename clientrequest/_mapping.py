@@ -47,6 +47,20 @@ _CERTIFICATE_DATE = frozenset({9, 10, 13, 14})
 _CERTIFICATE_NAME = frozenset({62, 63, 64})
 _CERTIFICATE_AUTHORITY = frozenset({2, 18, 19, 20, 21, 24, 27, 79})
 
+# The alerts by which a server says that it wants a certificate, or another one.
+_CLIENT_CERTIFICATE_REFUSED = frozenset(
+    {
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "TLSV1_ALERT_UNKNOWN_CA",
+        "TLSV1_ALERT_ACCESS_DENIED",
+    }
+)
+
 #: Every exception of urllib3, so that a test can tell when urllib3 gains one.
 URLLIB3_ERRORS: dict[type[BaseException], _Mapped] = {
     urllib3_errors.HTTPError: (ClientRequestError, "ERR_FAILED"),
@@ -104,7 +118,8 @@ def _classify(error: BaseException, connecting: bool) -> _Mapped:
     if isinstance(error, ssl.SSLCertVerificationError):
         return TLSError, _certificate_code(error.verify_code)
     if isinstance(error, ssl.SSLError):
-        return TLSError, "ERR_SSL_PROTOCOL_ERROR"
+        refused = getattr(error, "reason", None) in _CLIENT_CERTIFICATE_REFUSED
+        return TLSError, "ERR_BAD_SSL_CLIENT_AUTH_CERT" if refused else "ERR_SSL_PROTOCOL_ERROR"
     if type(error).__name__ == "CertificateError":  # urllib3's own check of the name; no public class
         return TLSError, "ERR_CERT_COMMON_NAME_INVALID"
     for kind in type(error).__mro__:
@@ -119,6 +134,11 @@ def _classify(error: BaseException, connecting: bool) -> _Mapped:
             return _ERRNO[error.errno]
         return (ConnectError, "ERR_CONNECTION_FAILED") if connecting else (TransferError, "ERR_CONNECTION_CLOSED")
     return ClientRequestError, "ERR_FAILED"
+
+
+def is_tls_error(error: BaseException) -> bool:
+    """Whether TLS itself says what went wrong, not only the connection under it."""
+    return isinstance(error, ssl.SSLError)
 
 
 def _certificate_code(number: int) -> str:

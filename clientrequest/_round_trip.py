@@ -23,6 +23,7 @@ from ._http1 import (
 from ._incoming import PROGRESS_PERIOD
 from ._life import Life
 from ._lifecycle import Phase
+from ._mapping import is_tls_error
 from ._options import HeaderTable, Target
 from ._wire import Wire
 from ._workers import READ
@@ -325,7 +326,9 @@ class RoundTrip:
                     return False
         except ProtocolError:
             raise
-        except OSError:
+        except OSError as error:
+            if is_tls_error(error):
+                raise  # an alert says more than the broken connection behind it
             return False
         return True
 

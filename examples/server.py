@@ -12,18 +12,27 @@
     GET  /file?size=BYTES               so many bytes
     GET  /redirect?to=PATH              a 302 that points there
     POST /echo                          the body again, once all of it is here; it waits in a temporary file
+    GET  /private                       a greeting for the user "ada" with the password "engine" (Basic); else a 401
+    POST /private                       what /upload does, for the same user; else a 401 at once, reading no further
+    GET  /visit                         how often you came, which a cookie counts
+    GET  /whoami                        the name in the client's certificate, or "nobody"
 
-PUT does what POST does. Connections are kept (HTTP/1.1); bodies may be chunked or of a known length.
+PUT does what POST does. Connections are kept (HTTP/1.1); bodies may be chunked or of a known length. With a context
+for TLS, which a program can give to ``running_server()``, it speaks https.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import hmac
 import json
+import os
 import re
 import socket
 import socketserver
+import ssl
 import sys
 import tempfile
 import threading
@@ -39,6 +48,9 @@ LINE = 8 * 1024  # the longest line of a chunked body
 # As on a small network, where a client soon notices a slow reader; on the loopback it could send megabytes ahead.
 WINDOW = 64 * 1024  # bytes that the system receives before we ask for them
 SEGMENT = 1448  # bytes of a packet
+REALM = "examples"
+USER, PASSWORD = "ada", "engine"
+COOKIE_AGE = 24 * 3600  # seconds
 LINGER = 2.0  # seconds for which a closing connection still listens, so that its last answer is not lost
 
 
@@ -48,6 +60,14 @@ class Refusal(Exception):
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+def knows(authorization: Optional[str], user: str, password: str) -> bool:
+    """Whether this is the header of that user's Basic login (RFC 7617)."""
+    scheme, _, given = (authorization or "").partition(" ")
+    expected = base64.b64encode(f"{user}:{password}".encode())
+    # Comparing takes the same time wherever the first difference is, so that nobody can guess letter by letter.
+    return scheme.lower() == "basic" and hmac.compare_digest(given.strip().encode(), expected)
 
 
 class Body:
@@ -120,23 +140,41 @@ class Handler(BaseHTTPRequestHandler):
     # Its name in RFC 9110; before Python 3.13 it has an older one.
     responses = {**BaseHTTPRequestHandler.responses, HTTPStatus(413): ("Content Too Large", "")}  # noqa: RUF012
 
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except ssl.SSLError:
+            self._hang_up()  # TLS has told the client why
+            raise
+
     def do_GET(self) -> None:
-        self._serve({"/": self._greet, "/stream": self._stream, "/file": self._file, "/redirect": self._redirect})
+        self._serve(
+            {
+                "/": self._greet,
+                "/stream": self._stream,
+                "/file": self._file,
+                "/redirect": self._redirect,
+                "/private": self._greet_user,
+                "/visit": self._visit,
+                "/whoami": self._whoami,
+            }
+        )
 
     def do_POST(self) -> None:
-        self._serve({"/upload": self._upload, "/echo": self._echo})
+        self._serve({"/upload": self._upload, "/echo": self._echo, "/private": self._upload_of_user})
 
     do_PUT = do_POST
 
     def _serve(self, routes: dict[str, Callable[[], None]]) -> None:
         url = urlsplit(self.path)
         self.query = dict(parse_qsl(url.query))
+        self._answer(routes.get(url.path, self._find_nothing))
+
+    def _answer(self, route: Callable[[], None]) -> None:
         self.body: Optional[Body] = None
         try:
             self.body = Body(self.rfile, self.headers)
-            if url.path not in routes:
-                raise Refusal(HTTPStatus.NOT_FOUND, f"nothing here for {self.command} {url.path}")
-            routes[url.path]()
+            route()
         except Refusal as refusal:
             seen = self.body.bytes if self.body else 0
             self.close_connection = True
@@ -146,9 +184,11 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- the routes ---
 
+    def _find_nothing(self) -> None:
+        raise Refusal(HTTPStatus.NOT_FOUND, f"nothing here for {self.command} {urlsplit(self.path).path}")
+
     def _greet(self) -> None:
-        self._begin("text/plain; charset=utf-8", length=len(GREETING))
-        self.wfile.write(GREETING)
+        self._send_text(GREETING)
 
     def _redirect(self) -> None:
         self.send_response(HTTPStatus.FOUND)
@@ -192,7 +232,34 @@ class Handler(BaseHTTPRequestHandler):
             while block := kept.read(BLOCK):
                 self.wfile.write(block)
 
+    def _greet_user(self) -> None:
+        if self._is_logged_in():
+            self._send_text(f"Hello {USER}! This is private.")
+
+    def _upload_of_user(self) -> None:
+        if self._is_logged_in():
+            self._upload()
+
+    def _visit(self) -> None:
+        counted = re.search(r"(?:^|; *)visits=([0-9]{1,9})(?:;|$)", self.headers.get("Cookie", ""))
+        visits = 1 + (int(counted[1]) if counted else 0)
+        self._send_text(f"This is visit {visits}.", {"Set-Cookie": f"visits={visits}; Max-Age={COOKIE_AGE}; Path=/"})
+
+    def _whoami(self) -> None:
+        certificate = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+        subject: Any = (certificate or {}).get("subject", ())
+        names = dict(pair for pairs in subject for pair in pairs)
+        self._send_text(names.get("commonName", "nobody"))
+
     # --- what they share ---
+
+    def _is_logged_in(self) -> bool:
+        """Whether it is the user who asks. If not, a 401 has been sent, and nobody waits for the rest of an upload."""
+        if knows(self.headers.get("Authorization"), USER, PASSWORD):
+            return True
+        challenge = {"WWW-Authenticate": f'Basic realm="{REALM}", charset="UTF-8"'}
+        self._send_json({"error": "user and password, please"}, HTTPStatus.UNAUTHORIZED, challenge)
+        return False
 
     def _number(self, name: str, default: float) -> float:
         text = self.query.get(name)
@@ -214,9 +281,17 @@ class Handler(BaseHTTPRequestHandler):
                 if early > 0 and self.server.stopping.wait(early):
                     raise ConnectionError("the server stops")
 
-    def _begin(self, content_type: str, status: HTTPStatus = HTTPStatus.OK, length: Optional[int] = None) -> None:
+    def _begin(
+        self,
+        content_type: str,
+        status: HTTPStatus = HTTPStatus.OK,
+        length: Optional[int] = None,
+        headers: Optional[dict[str, str]] = None,
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         if length is None:
             self.send_header("Transfer-Encoding", "chunked")
         else:
@@ -225,15 +300,22 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
 
-    def _send_json(self, answer: object, status: HTTPStatus = HTTPStatus.OK) -> None:
+    def _send_text(self, line: str, headers: Optional[dict[str, str]] = None) -> None:
+        text = line.encode() + b"\n"
+        self._begin("text/plain; charset=utf-8", length=len(text), headers=headers)
+        self.wfile.write(text)
+
+    def _send_json(
+        self, answer: object, status: HTTPStatus = HTTPStatus.OK, headers: Optional[dict[str, str]] = None
+    ) -> None:
         text = json.dumps(answer).encode() + b"\n"
-        self._begin("application/json", status, len(text))
+        self._begin("application/json", status, len(text), headers)
         self.wfile.write(text)
 
     def _hang_up(self) -> None:
         """Close a connection on which the client may still be sending.
 
-        Closing at once would reset it, and the answer could be lost with it (RFC 9112, 9.6).
+        Closing at once would reset it, and the last answer could be lost with it (RFC 9112, 9.6).
         """
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_WR)
@@ -248,24 +330,38 @@ class Handler(BaseHTTPRequestHandler):
             print(f"{self.client_address[0]} {format % args}", flush=True)
 
 
-GREETING = b"Hello! This is the server of the examples.\n"
+GREETING = "Hello! This is the server of the examples."
 
 
 class ExampleServer(ThreadingHTTPServer):
-    """Serves on 127.0.0.1, one thread for each connection; ``server_close()`` ends them all."""
+    """Serves on 127.0.0.1, one thread for each connection; ``server_close()`` ends them all.
+
+    Args:
+        port: 0 for any that is free.
+        verbose: whether to print a line for every request.
+        tls: to serve https; a context that asks for certificates of clients gets them.
+        handler: what serves one connection.
+    """
 
     daemon_threads = False  # they are joined
     request_queue_size = 64
 
-    def __init__(self, port: int = 0, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        verbose: bool = False,
+        tls: Optional[ssl.SSLContext] = None,
+        handler: type[Handler] = Handler,
+    ) -> None:
         self.verbose = verbose
+        self.tls = tls
         self.stopping = threading.Event()
         self._connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(("127.0.0.1", port), handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.server_address[1]}"
 
     def server_bind(self) -> None:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
@@ -275,6 +371,9 @@ class ExampleServer(ThreadingHTTPServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
+        if self.tls:
+            # The handshake is made by the first read, in the connection's own thread.
+            connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         self._connections.add(connection)
         return connection, address
 
@@ -286,7 +385,8 @@ class ExampleServer(ThreadingHTTPServer):
         self.stopping.set()
         for connection in tuple(self._connections):
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                # The one of an SSLSocket would take the TLS away from under the thread that reads.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
         super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -298,9 +398,9 @@ class ExampleServer(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def running_server(port: int = 0) -> Iterator[str]:
-    """A server in a thread of this program, for as long as the block runs; gives its URL."""
-    with ExampleServer(port) as server:
+def running(server: ExampleServer) -> Iterator[str]:
+    """Have it serve in a thread of this program, for as long as the block runs; gives its URL."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="example-server")
         thread.start()
         try:
@@ -311,22 +411,32 @@ def running_server(port: int = 0) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def example_server() -> Iterator[str]:
+def running_server(port: int = 0, tls: Optional[ssl.SSLContext] = None) -> Iterator[str]:
+    """A server in a thread of this program, for as long as the block runs; gives its URL."""
+    with running(ExampleServer(port, tls=tls)) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def example_server(tls: Optional[ssl.SSLContext] = None) -> Iterator[str]:
     """The URL on the command line if there is one, else that of a server which runs in this program meanwhile."""
     if len(sys.argv) > 1:
         yield sys.argv[1].rstrip("/")
     else:
-        with running_server() as url:
+        os.environ["no_proxy"] = "127.0.0.1"  # a proxy that the environment has would not find it
+        with running_server(tls=tls) as url:
             yield url
 
 
-def main() -> None:
-    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
-    with ExampleServer(port, verbose=True) as server:
+def serve_until_interrupted(server: ExampleServer) -> None:
+    with server, contextlib.suppress(KeyboardInterrupt):
         print(f"Listening on {server.url}; Ctrl-C stops it.", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
+
+
+def port_of_command_line(default: int) -> int:
+    return int(sys.argv[1]) if len(sys.argv) > 1 else default
 
 
 if __name__ == "__main__":
-    main()
+    serve_until_interrupted(ExampleServer(port_of_command_line(8000), verbose=True))

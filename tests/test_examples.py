@@ -1,8 +1,9 @@
-"""The examples run, each alone, and print what they promise; so does the demo. And their server serves."""
+"""The examples run, each alone, and print what they promise; so does the demo. And their server and proxy serve."""
 
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -12,6 +13,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -23,10 +25,11 @@ from typing import Any, Optional
 
 import pytest
 
-from tests.support import refused_port
+from tests.support import Conn, Gate, Peer, refused_port, scripted
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
+CERTIFICATES = EXAMPLES / "certificates"
 LIMIT = 30  # seconds for one program or one answer
 
 # What each example prints, as a regular expression for all of it.
@@ -35,46 +38,61 @@ PRINTS = {
     "asyncio_callbacks": r"line 3 of 3, line 4 of 4, line 5 of 5\nthe long one was cancelled, and with it aborted\n",
     "backpressure": r'\{"bytes": 20000000, .*\}\n'
     r"20000000 bytes sent; waited [1-9]\d* times for room; never more than 1\d{6} bytes in the queue\n",
+    "client_certificate": r"the server knows ada\nit takes nobody without a certificate\n",
     "csv_json_upload": r"csv:  1742656 bytes in several chunks\n"
     r"json: 10000 numbers came back, the last is 99980001\n",
     "download_to_file": r"downloaded 20000000 of 20000000 bytes\n",
     "download_with_pause": r"(pause after about \d+ bytes\n){3}downloaded 18000000 bytes with 3 pauses\n",
     "early_answer": r"413 Content Too Large\nthe server says: more than 3000000 bytes\nstopped early: True\n",
     "get": r"200 OK text/plain; charset=utf-8\nHello! This is the server of the examples\.\nclosed\n",
+    "login": r"a login to 'examples' is wanted; [1-9]\d* bytes are written\n"
+    r"200 for 8000000 of 8000000 bytes\n200 Hello ada! This is private\.\n",
+    "manual_redirect": r"302 to / is followed\nHello! This is the server of the examples\.\n"
+    r"302 to elsewhere\.example is refused\nnet::ERR_ABORTED: the request was aborted\n",
+    "persistent_cookies": r"a new run; cookies: 0\nThis is visit 1\.\nThis is visit 2\.\n"
+    r"a new run; cookies: 1\nThis is visit 3\.\nThis is visit 4\.\n",
     "post": r"200 with 52 bytes:\nText goes out as UTF-8,\nbytes as they are\.\nThe end\.\n",
+    "through_a_proxy": r"the proxy asks for a login: proxy of the examples\n"
+    r"200 via 1\.1 example-proxy\n588890 of 588890 bytes went through it\n",
     "upload_folder": r"packed and sent (\d+) bytes; the server counted \1\nall of it arrived: True\n",
 }
 
 
 def environment() -> dict[str, str]:
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path), "PYTHONIOENCODING": "utf-8"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONIOENCODING": "utf-8",
+        "no_proxy": "127.0.0.1,localhost",
+    }
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A Python program without a terminal and without input; every warning is an error."""
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        env=environment(),
+        env={**environment(), **variables},
         timeout=LIMIT,
         check=False,
     )
 
 
 def load(name: str) -> ModuleType:
-    """A module from the folder of the examples, which is no package."""
+    """A module from the folder of the examples, which is no package; the next one can import it."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 server = load("server")
+proxy = load("proxy")
 
 
 @pytest.fixture
@@ -89,9 +107,29 @@ def connection(port: int) -> Iterator[http.client.HTTPConnection]:
         yield connection
 
 
+def server_context(verify_mode: ssl.VerifyMode = ssl.CERT_NONE) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(CERTIFICATES / "ca.pem"))
+    context.load_cert_chain(CERTIFICATES / "server.pem")
+    context.verify_mode = verify_mode
+    return context
+
+
+def client_context(certificate: Optional[str] = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(CERTIFICATES / "ca.pem"))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
+    if certificate is not None:
+        context.load_cert_chain(CERTIFICATES / certificate)
+    return context
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
 class Answer:
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self.status = response.status
+        self.headers = response.headers
         self.body = response.read()
         self.type = response.headers["Content-Type"]
         self.closes = response.will_close
@@ -119,7 +157,7 @@ def talk(port: int, data: bytes) -> bytes:
 
 def test_every_example_is_known_here() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {*PRINTS, "demo", "server"}
+    assert names == {*PRINTS, "demo", "proxy", "server"}
 
 
 @pytest.mark.parametrize("name", sorted(PRINTS))
@@ -137,13 +175,30 @@ def test_example_is_short_and_says_what_it_shows(name: str) -> None:
     assert ast.get_docstring(ast.parse(text))
 
 
-def test_example_takes_the_url_of_a_server(port: int) -> None:
-    done = run(str(EXAMPLES / "post.py"), f"http://127.0.0.1:{port}/")
+@pytest.mark.parametrize("name", ["login", "manual_redirect", "persistent_cookies", "post", "through_a_proxy"])
+def test_example_takes_the_url_of_a_server(port: int, name: str) -> None:
+    done = run(str(EXAMPLES / f"{name}.py"), f"http://127.0.0.1:{port}/")
     assert done.stderr == ""
-    assert re.fullmatch(PRINTS["post"], done.stdout)
+    assert re.fullmatch(PRINTS[name], done.stdout)
 
 
-@pytest.mark.parametrize("name", ["backpressure", "download_to_file", "get"])
+def test_example_takes_the_url_of_a_server_with_tls() -> None:
+    with server.running_server(tls=server_context(ssl.CERT_REQUIRED)) as url:
+        done = run(str(EXAMPLES / "client_certificate.py"), url.replace("127.0.0.1", "localhost"))
+    assert done.stderr == ""
+    assert re.fullmatch(PRINTS["client_certificate"], done.stdout)
+
+
+@pytest.mark.parametrize("name", ["client_certificate", "get", "through_a_proxy"])
+def test_example_needs_no_proxy_of_the_environment(name: str) -> None:
+    with refused_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        done = run(str(EXAMPLES / f"{name}.py"), http_proxy=url, https_proxy=url, no_proxy="")
+    assert done.stderr == ""
+    assert re.fullmatch(PRINTS[name], done.stdout)
+
+
+@pytest.mark.parametrize("name", ["backpressure", "client_certificate", "download_to_file", "get", "login"])
 def test_example_without_a_server_says_so_and_fails(name: str) -> None:
     with refused_port() as port:
         done = run(str(EXAMPLES / f"{name}.py"), f"http://127.0.0.1:{port}")
@@ -336,6 +391,335 @@ def test_server_echoes(connection: http.client.HTTPConnection) -> None:
     assert (answer.body, answer.type) == (body + b"more", "application/octet-stream")
 
 
+# --- the server: logins, cookies, certificates ---
+
+LOGIN = {"Authorization": basic("ada", "engine")}
+
+
+def test_server_lets_its_user_in(connection: http.client.HTTPConnection) -> None:
+    assert ask(connection, "GET", "/private", headers=LOGIN).body == b"Hello ada! This is private.\n"
+    answer = ask(connection, "POST", "/private", iter([b"abc", b"de"]), headers=LOGIN, encode_chunked=True)
+    assert answer.json == {"bytes": 5, "chunks": 2, "sha256": hashlib.sha256(b"abcde").hexdigest()}
+    assert ask(connection, "PUT", "/private", b"abc", headers=LOGIN).json["bytes"] == 3
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Basic",
+        "Basic YWRhOg=",
+        basic("ada", "Engine"),
+        basic("ada", ""),
+        basic("", "engine"),
+        basic("eve", "engine"),
+        LOGIN["Authorization"].replace("Basic", "Digest"),
+        "Basic \xe4",
+    ],
+)
+def test_server_lets_nobody_else_in(connection: http.client.HTTPConnection, authorization: Optional[str]) -> None:
+    connection.connect()
+    sock = connection.sock
+    headers = {} if authorization is None else {"Authorization": authorization}
+    for _ in range(2):
+        answer = ask(connection, "GET", "/private", headers=headers)
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"] == 'Basic realm="examples", charset="UTF-8"'
+        assert answer.json == {"error": "user and password, please"}
+        assert connection.sock is sock
+
+
+def test_server_wants_the_login_before_the_upload(port: int) -> None:
+    """It does not wait for a body that it will not take; and its answer is not lost in a reset."""
+    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as sock, sock.makefile("rb") as reader:
+        sock.sendall(b"POST /private HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n")
+        sock.sendall(bytes(100_000))
+        head, _, body = reader.read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nConnection: close" in head
+    assert json.loads(body)["error"]
+
+
+@pytest.mark.parametrize(
+    ("cookie", "visits"),
+    [
+        (None, 1),
+        ("visits=1", 2),
+        ("a=b; visits=41; c=d", 42),
+        ("revisits=7", 1),
+        ("visits=-1", 1),
+        ("visits=1e3", 1),
+        ("visits=" + "9" * 5000, 1),
+    ],
+)
+def test_server_counts_visits(connection: http.client.HTTPConnection, cookie: Optional[str], visits: int) -> None:
+    answer = ask(connection, "GET", "/visit", headers={} if cookie is None else {"Cookie": cookie})
+    assert answer.body == b"This is visit %d.\n" % visits
+    assert answer.headers.get_all("Set-Cookie") == [f"visits={visits}; Max-Age=86400; Path=/"]
+
+
+def test_server_knows_nobody_without_tls(connection: http.client.HTTPConnection) -> None:
+    assert ask(connection, "GET", "/whoami").body == b"nobody\n"
+
+
+@pytest.mark.parametrize(("certificate", "name"), [(None, b"nobody\n"), ("ada.pem", b"ada\n")])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_server_knows_who_has_a_certificate(host: str, certificate: Optional[str], name: bytes) -> None:
+    with server.running_server(tls=server_context(ssl.CERT_OPTIONAL)) as url:
+        assert url.startswith("https://127.0.0.1:")
+        port = int(url.rpartition(":")[2])
+        connection = http.client.HTTPSConnection(host, port, timeout=LIMIT, context=client_context(certificate))
+        with contextlib.closing(connection):
+            for _ in range(2):
+                assert ask(connection, "GET", "/whoami").body == name
+            assert ask(connection, "GET", "/upload").closes
+
+
+def test_server_that_demands_a_certificate_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    """And what it says is not lost in a reset."""
+    with server.running_server(tls=server_context(ssl.CERT_REQUIRED)) as url:
+        port = int(url.rpartition(":")[2])
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as plain:  # noqa: SIM117
+                with pytest.raises(ssl.SSLError, match=r"certificate required|handshake failure"):
+                    talk_tls(plain)
+        with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert b"HTTP" not in plain.recv(100)
+    assert capfd.readouterr().err == ""
+
+
+def talk_tls(plain: socket.socket) -> bytes:
+    with client_context().wrap_socket(plain, server_hostname="127.0.0.1") as sock:
+        sock.sendall(b"GET /whoami HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        return sock.recv(1000)
+
+
+def test_server_with_tls_closes_everything(capfd: pytest.CaptureFixture[str]) -> None:
+    with server.running_server(tls=server_context()) as url:
+        port = int(url.rpartition(":")[2])
+        silent = socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
+        idle = http.client.HTTPSConnection("127.0.0.1", port, timeout=LIMIT, context=client_context())
+        assert ask(idle, "GET", "/").status == 200
+    with silent, contextlib.closing(idle), contextlib.suppress(ConnectionResetError):
+        assert silent.recv(1) == b""
+    assert not [thread for thread in threading.enumerate() if "example-server" in thread.name]
+    assert capfd.readouterr().err == ""
+
+
+def test_the_folder_of_certificates_says_what_they_are() -> None:
+    assert sorted(path.name for path in CERTIFICATES.iterdir()) == ["README.txt", "ada.pem", "ca.pem", "server.pem"]
+    readme = (CERTIFICATES / "README.txt").read_text("utf-8")
+    assert "for nothing else" in readme
+    assert "PRIVATE" not in (CERTIFICATES / "ca.pem").read_text("utf-8")
+
+
+# --- the proxy ---
+
+PROXY_LOGIN = {"Proxy-Authorization": basic("proxy", "please")}
+
+
+@pytest.fixture
+def proxied() -> Iterator[http.client.HTTPConnection]:
+    """A connection to a proxy."""
+    with proxy.running_proxy() as url:
+        proxy_port = int(url.rpartition(":")[2])
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", proxy_port, timeout=LIMIT)) as connection:
+            yield connection
+
+
+def ask_through(
+    connection: http.client.HTTPConnection,
+    method: str,
+    url: str,
+    body: Any = None,
+    headers: Optional[dict[str, str]] = None,
+    **options: Any,
+) -> Answer:
+    return ask(connection, method, url, body, headers={**PROXY_LOGIN, **(headers or {})}, **options)
+
+
+def test_proxy_wants_a_login_and_keeps_the_connection(proxied: http.client.HTTPConnection, port: int) -> None:
+    proxied.connect()
+    sock = proxied.sock
+    for login in (None, basic("proxy", "Please"), basic("ada", "engine")):
+        headers = {} if login is None else {"Proxy-Authorization": login}
+        answer = ask(proxied, "GET", f"http://127.0.0.1:{port}/", headers=headers)
+        assert answer.status == 407
+        assert answer.headers["Proxy-Authenticate"] == 'Basic realm="proxy of the examples", charset="UTF-8"'
+        assert answer.json == {"error": "who are you?"}
+    assert ask_through(proxied, "GET", f"http://127.0.0.1:{port}/").status == 200
+    assert proxied.sock is sock
+
+
+def test_proxy_carries_bodies_both_ways(proxied: http.client.HTTPConnection, port: int) -> None:
+    url = f"http://127.0.0.1:{port}"
+    body = os.urandom(3_000_000)
+    for _ in range(2):
+        assert ask_through(proxied, "POST", f"{url}/echo", body, {"Content-Type": "image/png"}).body == body
+        answer = ask_through(proxied, "PUT", f"{url}/echo", iter([body, b"more"]), encode_chunked=True)
+        assert answer.body == body + b"more"
+        assert ask_through(proxied, "GET", f"{url}/stream?lines=3").body.count(b"\n") == 3
+        assert ask_through(proxied, "POST", f"{url}/upload").json["bytes"] == 0
+
+
+def test_proxy_leaves_what_is_the_clients_affair(proxied: http.client.HTTPConnection, port: int) -> None:
+    url = f"http://127.0.0.1:{port}"
+    answer = ask_through(proxied, "GET", f"{url}/redirect?to=/file")
+    assert (answer.status, answer.headers["Location"]) == (302, "/file")
+    assert ask_through(proxied, "GET", f"{url}/private").headers["WWW-Authenticate"]
+    assert ask_through(proxied, "GET", f"{url}/private", headers=LOGIN).body == b"Hello ada! This is private.\n"
+    answer = ask_through(proxied, "GET", f"{url}/visit", headers={"Cookie": "visits=1"})
+    assert answer.body == b"This is visit 2.\n"
+    assert answer.headers["Set-Cookie"].startswith("visits=2;")
+    assert ask_through(proxied, "GET", f"{url}/visit").body == b"This is visit 1.\n"  # it keeps no cookies itself
+    answer = ask_through(proxied, "GET", f"{url}/nothing")
+    assert (answer.status, answer.json["error"]) == (404, "nothing here for GET /nothing")
+
+
+def test_proxy_forwards_what_is_not_between_neighbours(proxied: http.client.HTTPConnection) -> None:
+    answer = (
+        b"HTTP/1.1 200 Fine\r\nServer: old\r\nContent-Encoding: gzip\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n"
+        b"Connection: close, Secret\r\nSecret: 1\r\nKeep-Alive: timeout=5\r\nVia: 1.1 other\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    )
+    with Peer(scripted(answer)) as peer:
+        received = ask_through(
+            proxied,
+            "POST",
+            peer.url("/path?a=%20"),
+            b"body",
+            {
+                "host": "other.example",
+                "user-agent": "mine",
+                "X-One": "1",
+                "X-Two": "2",
+                "Connection": "Keep-Alive, x-one",
+                "Proxy-Connection": "Keep-Alive",
+                "TE": "trailers",
+            },
+        )
+        request = peer.wait_request()
+    assert (received.status, received.body) == (200, b"abc")  # decoding is not its affair
+    assert [(name.lower(), value) for name, value in received.headers.items()] == [
+        ("server", "old"),
+        ("content-encoding", "gzip"),
+        ("set-cookie", "a=1"),
+        ("set-cookie", "b=2"),
+        ("via", "1.1 other"),
+        ("via", "1.1 example-proxy"),
+        ("transfer-encoding", "chunked"),
+    ]
+    assert (request.method, request.target, request.body) == ("POST", "/path?a=%20", b"body")
+    assert {name.lower(): value for name, value in request.headers} == {
+        "host": peer.url("")[len("http://") :].rstrip("/"),
+        "user-agent": "mine",
+        "accept-encoding": "identity",  # said by http.client
+        "content-length": "4",
+        "connection": "keep-alive",
+        "x-two": "2",
+        "via": "1.1 example-proxy",
+    }
+
+
+def test_proxy_adds_nothing_of_its_own(port: int) -> None:
+    with Peer(scripted(b"HTTP/1.1 204 No Content\r\n\r\n")) as peer, proxy.running_proxy() as url:
+        head = f"OPTIONS {peer.url('/')} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
+        head += f"Proxy-Authorization: {PROXY_LOGIN['Proxy-Authorization']}\r\n\r\n"
+        answer = talk(int(url.rpartition(":")[2]), head.encode())
+        assert answer == b"HTTP/1.1 204 No Content\r\nVia: 1.1 example-proxy\r\nConnection: close\r\n\r\n"
+        assert {name.lower() for name, _ in peer.wait_request().headers} == {"host", "connection", "via"}
+
+
+def test_proxy_knows_answers_without_a_body(proxied: http.client.HTTPConnection) -> None:
+    answers = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\n\r\n",
+    ]
+    for answer in answers:
+        with Peer(scripted(answer)) as peer:
+            method = "GET" if b"304" in answer else "HEAD"
+            received = ask_through(proxied, method, peer.url("/"))
+            assert received.body == b""
+            assert received.headers["Content-Length"] == ("1000" if b"1000" in answer else None)
+            assert received.headers["Transfer-Encoding"] is None
+
+
+def test_proxy_passes_an_early_answer_on(port: int) -> None:
+    """More is announced than is ever sent, and the answer comes before that; both with a length and in chunks."""
+    with proxy.running_proxy() as url:
+        for framing in ("Content-Length: 1000000000", "Transfer-Encoding: chunked"):
+            proxy_port = int(url.rpartition(":")[2])
+            head = f"POST http://127.0.0.1:{port}/upload?limit=100000 HTTP/1.1\r\nHost: h\r\n{framing}\r\n"
+            head += f"Proxy-Authorization: {PROXY_LOGIN['Proxy-Authorization']}\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", proxy_port), timeout=LIMIT) as sock:
+                sock.sendall(head.encode())
+                answer = b""
+                sock.settimeout(0.01)
+                while not answer:  # a slow client; the proxy looks up at each piece
+                    sock.sendall(b"4e20\r\n" + bytes(20_000) + b"\r\n")
+                    with contextlib.suppress(socket.timeout):
+                        answer = sock.recv(100)
+            assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_proxy_passes_no_cut_answer_for_a_whole_one(proxied: http.client.HTTPConnection) -> None:
+    for framing in (b"Content-Length: 10\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"):
+        with Peer(scripted(b"HTTP/1.1 200 OK\r\n" + framing)) as peer, pytest.raises(http.client.IncompleteRead):
+            ask_through(proxied, "GET", peer.url("/"))
+        proxied.close()
+
+
+def test_proxy_passes_no_cut_upload_for_a_whole_one() -> None:
+    with Peer(Conn.read_request) as peer, proxy.running_proxy() as url:
+        head = f"POST {peer.url('/')} HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n"
+        head += f"Proxy-Authorization: {PROXY_LOGIN['Proxy-Authorization']}\r\n\r\nabc"
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=LIMIT) as sock:
+            sock.sendall(head.encode())
+            request = peer.wait_request()
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(1) == b""
+        peer.join()
+    assert not request.complete
+    assert request.cut_by is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "status"),
+    [
+        ("GET", "/", 400),
+        ("GET", "https://127.0.0.1/", 400),
+        ("GET", "http://", 400),
+        ("GET", "http://127.0.0.1:x/", 400),
+        ("CONNECT", "127.0.0.1:443", 501),
+    ],
+)
+def test_proxy_refuses(proxied: http.client.HTTPConnection, method: str, url: str, status: int) -> None:
+    assert ask_through(proxied, method, url).status == status
+
+
+def test_proxy_tells_what_went_wrong_behind_it(proxied: http.client.HTTPConnection) -> None:
+    with refused_port() as port:
+        answer = ask_through(proxied, "GET", f"http://127.0.0.1:{port}/")
+    assert answer.status == 502
+    assert answer.json["error"].startswith("net::ERR_CONNECTION_REFUSED: ")
+
+
+def test_running_proxy_closes_everything(capfd: pytest.CaptureFixture[str]) -> None:
+    asked, never = Gate(), Gate()
+    with Peer(scripted(lambda conn: asked.set(), never)) as peer:
+        with proxy.running_proxy() as url:
+            waiting = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=LIMIT)
+            waiting.request("GET", peer.url("/"), headers=PROXY_LOGIN)
+            asked.wait()
+        never.set()
+    with contextlib.closing(waiting), contextlib.suppress(ConnectionError, http.client.HTTPException):
+        waiting.getresponse().read()
+    assert capfd.readouterr().err == ""
+
+
 # --- the server: what goes wrong ---
 
 
@@ -445,12 +829,14 @@ def test_running_server_closes_everything() -> None:
         socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
 
 
-def test_server_as_a_program() -> None:
+@pytest.mark.parametrize(("name", "status_code"), [("server", 200), ("proxy", 407)])
+def test_server_and_proxy_as_programs(name: str, status_code: int) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", str(EXAMPLES / "server.py"), "0"],
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
+        env=environment(),
     )
     with process:
         try:
@@ -458,8 +844,8 @@ def test_server_as_a_program() -> None:
             match = re.fullmatch(r"Listening on (http://127\.0\.0\.1:(\d+)); .*\n", process.stdout.readline())
             assert match is not None
             answer = talk(int(match[2]), b"GET /?word HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-            assert process.stdout.readline() == '127.0.0.1 "GET /?word HTTP/1.1" 200 -\n'
+            assert answer.startswith(b"HTTP/1.1 %d " % status_code)
+            assert process.stdout.readline() == f'127.0.0.1 "GET /?word HTTP/1.1" {status_code} -\n'
             status = stop(process)
             assert process.stdout.read() == ""
         finally:

@@ -1126,6 +1126,15 @@ def test_client_certificate(certificate_with_key: str, form: str) -> None:
         assert ("email", "client@example.org") in tls.getpeercert()["subjectAltName"]  # type: ignore[index]
 
 
+def test_refusal_without_a_certificate_is_told_as_such() -> None:
+    """The alert comes behind the handshake, and the connection breaks right behind it: what TLS says counts."""
+    with Peer(echo_json, demanding_context()) as peer, Session(tls=ca_path()) as session:
+        for _ in range(30):
+            with pytest.raises(TLSError) as caught:
+                get(session, peer.url())
+            assert caught.value.code == "ERR_BAD_SSL_CLIENT_AUTH_CERT"
+
+
 FETCH = """
 from clientrequest import Session
 with Session(tls=sys.argv[2]) as session:
