@@ -105,15 +105,20 @@ def resolve(scope: Scope, host: str, port: int) -> list[Any]:
     return addresses
 
 
+def lookup(scope: Scope, host: str, port: int) -> list[Any]:
+    """``resolve`` as a step of its own. Raises ``ConnectError``."""
+    scope.step("lookup")
+    try:
+        return resolve(scope, host, port)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConnectError("ERR_NAME_NOT_RESOLVED", f"{host}: {error}") from error
+
+
 def open_tcp(
     scope: Scope, host: str, port: int, options: Sequence[tuple[int, int, int]]
 ) -> tuple[socket.socket, KillHandle]:
     """Connect to the first address that answers. Raises ``ConnectError`` with the last address's failure."""
-    scope.step("lookup")
-    try:
-        addresses = resolve(scope, host, port)
-    except (socket.gaierror, UnicodeError) as error:
-        raise ConnectError("ERR_NAME_NOT_RESOLVED", f"{host}: {error}") from error
+    addresses = lookup(scope, host, port)
     scope.step("connect")
     failure: Optional[OSError] = None
     for family, kind, protocol, _, address in addresses:

@@ -26,7 +26,7 @@ from ._lifecycle import Phase
 from ._mapping import is_tls_error
 from ._options import HeaderTable, Target
 from ._wire import Wire
-from ._workers import READ
+from ._workers import READ, WRITE
 
 CONTINUE_WAIT = 1.0  # seconds for which a body waits for "100 Continue"
 BATCH = 256 * 1024  # bytes of a buffered body sent at once
@@ -232,6 +232,8 @@ class RoundTrip:
             ready = self._life.wait(wire.sock, READ | wire.want, until, "ERR_TIMED_OUT", "sending")
             if ready & READ and self._receive_head():
                 return False
+            if ready & WRITE:
+                until = None  # the server has taken something, be it that TLS does not say how much
         return True
 
     def _advance(self, count: int) -> None:

@@ -19,7 +19,7 @@ from ._exchange import Exchange, Shared
 from ._options import HeaderTable, Timeout, parse_timeout
 from ._proxies import Proxies, parse_proxies
 from ._socks import available as socks_available
-from ._tls import make_tls_context
+from ._tls import make_proxy_context, make_tls_context
 from ._version import __version__
 from ._wire import Pools
 
@@ -95,7 +95,7 @@ class Session:
         self._pools = Pools(
             lambda: make_tls_context(secured, certificate),
             # The certificate of the user is none of a proxy's business.
-            lambda: make_tls_context(secured),
+            lambda: make_proxy_context(secured),
             _checked_proxies(proxies),
             _checked_limit(max_connections_per_host),
         )

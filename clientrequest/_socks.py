@@ -8,7 +8,7 @@ import socket
 import threading
 from typing import Any
 
-from ._connect import READ, WRITE, Scope, resolve, scopes
+from ._connect import READ, WRITE, Scope, lookup, scopes
 from ._errors import ClientRequestError, ProxyError
 from ._proxies import Proxy
 
@@ -41,17 +41,21 @@ def open_socks(scope: Scope, sock: socket.socket, proxy: Proxy, host: str, port:
         The socket, which now leads to the server.
 
     Raises:
+        ConnectError: the name cannot be looked up.
         ProxyError: the proxy refuses, or does not speak SOCKS.
     """
-    scope.step("socks")
-    if not available():
+    try:
+        scope.step("socks")
+        if not available():
+            raise ProxyError("ERR_PROXY_CONNECTION_FAILED", "SOCKS needs the extra clientrequest[socks]")
+        if proxy.scheme in ("socks4", "socks5"):
+            host = _address(scope, host, port, only_v4=proxy.scheme == "socks4")
+    except BaseException:
         sock.close()
-        raise ProxyError("ERR_PROXY_CONNECTION_FAILED", "SOCKS needs the extra clientrequest[socks]")
+        raise
     family, kind = sock.family, sock.type
     negotiator = _negotiator()(family, kind, 0, sock.detach())
     try:
-        if proxy.scheme in ("socks4", "socks5"):
-            host = _address(scope, host, port, only_v4=proxy.scheme == "socks4")
         version = _socks().SOCKS4 if proxy.scheme.startswith("socks4") else _socks().SOCKS5
         negotiator.set_proxy(version, proxy.host, proxy.port, True, proxy.username or None, proxy.password or None)
         negotiator.connect((host, port))
@@ -66,8 +70,7 @@ def open_socks(scope: Scope, sock: socket.socket, proxy: Proxy, host: str, port:
 
 
 def _address(scope: Scope, host: str, port: int, only_v4: bool) -> str:
-    found = resolve(scope, host, port)
-    for family, _, _, _, address in found:
+    for family, _, _, _, address in lookup(scope, host, port):
         if family == socket.AF_INET or not only_v4:
             return str(address[0])
     raise ProxyError("ERR_SOCKS_CONNECTION_FAILED", f"{host}: no IPv4 address, and SOCKS 4 knows no others")

@@ -70,6 +70,19 @@ def make_tls_context(tls: Union[bool, str, ssl.SSLContext, None], client_cert: A
     return context
 
 
+def make_proxy_context(tls: Union[bool, str, ssl.SSLContext, None]) -> ssl.SSLContext:
+    """The context for https proxies: it trusts whom that of the session trusts, and shows nobody a certificate."""
+    if not isinstance(tls, ssl.SSLContext):
+        return make_tls_context(tls)
+    context = make_tls_context(False)
+    authorities = b"".join(tls.get_ca_certs(binary_form=True))
+    if authorities:
+        context.load_verify_locations(cadata=authorities)
+    context.verify_mode = tls.verify_mode
+    context.check_hostname = tls.check_hostname
+    return context
+
+
 def refuse_http2(sock: Any) -> None:
     """urllib3 offers h2 if a program has told it so; we do not speak it."""
     selected = getattr(sock, "selected_alpn_protocol", None)

@@ -40,7 +40,8 @@ def ask_for_tunnel(scope: Scope, sock: Any, authority: str) -> None:
         except OSError as error:
             if kept:  # the proxy has closed it while somebody thought about the password
                 raise AskAnewError from None
-            raise ProxyError("ERR_TUNNEL_CONNECTION_FAILED", f"the proxy broke off: {error.strerror}") from error
+            what = error.strerror or str(error)
+            raise ProxyError("ERR_TUNNEL_CONNECTION_FAILED", f"the proxy broke off: {what}") from error
         if 200 <= head.status < 300:
             if heads.take_rest():
                 raise ProxyError("ERR_TUNNEL_CONNECTION_FAILED", "the proxy sent bytes that are not the server's")
@@ -58,7 +59,7 @@ def _receive_head(scope: Scope, sock: Any, heads: HeadReader) -> ResponseHead:
         while head is None:
             data = _receive(scope, sock)
             if not data:
-                raise ProxyError("ERR_TUNNEL_CONNECTION_FAILED", "the proxy closed the connection without an answer")
+                raise ConnectionResetError(0, "the connection ended without an answer")
             heads.feed(data)
             head = heads.next_head()
         if head.status >= 200:

@@ -58,7 +58,8 @@ class _ConnectionMixin:
     socket_options: Any
 
     born: int  # the process it was made in
-    socks: Optional[Proxy] = None  # to go through
+    through: Optional[Proxy] = None  # what the socket leads to
+    tunnelled = False  # there is a tunnel: whatever comes next is about the server
     kill_handle: Optional[KillHandle] = None
     idle_since = 0.0
     idle_limit = IDLE_LIMIT
@@ -67,14 +68,24 @@ class _ConnectionMixin:
         scope = scopes[threading.get_ident()]
         self.born = os.getpid()
         host, port = self._dns_host.strip("[]"), self.port
-        proxy = self.socks
+        proxy = self.through
         if proxy is None:
             sock, self.kill_handle = open_tcp(scope, host, port, self.socket_options or ())
         else:
-            sock, self.kill_handle = open_tcp(scope, proxy.host, proxy.port, self.socket_options or ())
-            sock = open_socks(scope, sock, proxy, host, port)
+            sock = self._reach(scope, proxy)
+            if proxy.scheme.startswith("socks"):
+                sock = open_socks(scope, sock, proxy, host, port)
         # For whoever wraps it: ssl refuses to make a handshake on a socket that is plainly non-blocking.
         sock.settimeout(_HANDSHAKE_TIMEOUT)
+        return sock
+
+    def _reach(self, scope: Scope, proxy: Proxy) -> socket.socket:
+        try:
+            sock, self.kill_handle = open_tcp(scope, proxy.host, proxy.port, self.socket_options or ())
+        except ConnectError as error:
+            failure = ProxyError("ERR_PROXY_CONNECTION_FAILED", error.detail)
+            failure.errno = error.errno
+            raise failure from error.__cause__ or error
         return sock
 
     def close(self) -> None:
@@ -111,7 +122,9 @@ class _HTTPSConnection(_ConnectionMixin, HTTPSConnection):
         scope = scopes[threading.get_ident()]
         scope.step("tunnel")
         host = f"[{self._tunnel_host}]" if ":" in self._tunnel_host else self._tunnel_host
+        self.tunnelled = False
         ask_for_tunnel(scope, self.sock, f"{host}:{self._tunnel_port}")
+        self.tunnelled = True
 
 
 class _IdleConnections:
@@ -167,42 +180,67 @@ class _HTTPSPool(HTTPSConnectionPool):
 # --- ways and pools ------------------------------------------------------------------------------------------------
 
 
+class _Turn:
+    """Somebody who waits. Whoever takes out the claim decides: granted, or given up."""
+
+    __slots__ = ("claim", "granted", "scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.claim = deque([True])
+        self.granted = False
+
+
 class _Turns:
-    """Lets at most so many connections to one host be in use; the others wait, first come, first served."""
+    """Lets at most so many connections to one host be in use; the others wait, first come, first served.
+
+    No lock: a turn may be given back in a forked child, where the thread that had the lock does not exist.
+    """
 
     def __init__(self, most: int) -> None:
-        self._free = deque([True] * most)  # taken by the one who may go
-        self._waiting: deque[Scope] = deque()
+        self._free = deque([True] * most)
+        self._waiting: deque[_Turn] = deque()
 
     def enter(self, scope: Scope) -> None:
         """Wait for a turn. Raises what the scope raises."""
-        while not self._take():
-            self._waiting.append(scope)
-            try:
-                if self._take():  # asked again: it may have become free before we were there
-                    return
-                scope.wait_turn()
-            except BaseException:
-                self._wake_next()  # it may have been our turn
-                raise
-            finally:
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(scope)
-
-    def _take(self) -> bool:
+        turn = _Turn(scope)
+        self._waiting.append(turn)
+        self._grant()
         try:
-            self._free.pop()
-        except IndexError:
-            return False
-        return True
+            while not turn.granted:
+                scope.wait_turn()
+        except BaseException:
+            if not _take(turn.claim):  # it was granted at this very moment
+                self.leave()
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(turn)
+            raise
 
     def leave(self) -> None:
         self._free.append(True)
-        self._wake_next()
+        self._grant()
 
-    def _wake_next(self) -> None:
-        with contextlib.suppress(IndexError):
-            self._waiting.popleft().wake()
+    def _grant(self) -> None:
+        """Give what is free to those who wait longest."""
+        while self._waiting and _take(self._free):
+            try:
+                turn = self._waiting.popleft()
+            except IndexError:  # another thread was faster
+                self._free.append(True)
+                continue  # and somebody may have come meanwhile
+            if _take(turn.claim):
+                turn.granted = True
+                turn.scope.wake()
+            else:
+                self._free.append(True)
+
+
+def _take(tokens: deque[bool]) -> bool:
+    try:
+        tokens.pop()
+    except IndexError:
+        return False
+    return True
 
 
 class _Way:
@@ -225,8 +263,7 @@ class _Way:
 
     def open(self, connection: Any) -> None:
         """Connect it, and secure it."""
-        if self.proxy is not None and self.proxy.scheme.startswith("socks"):
-            connection.socks = self.proxy
+        connection.through = self.proxy
         if self.tunnels:
             self.pool._prepare_proxy(connection)
         else:
@@ -237,17 +274,11 @@ class _Way:
         refuse_http2(connection.sock)
         connection.sock.setblocking(False)
 
-    def map_error(self, error: BaseException, target: Target) -> ClientRequestError:
-        """What an error while connecting means: where there is a proxy, it is the one that could not be reached."""
-        proxy = self.proxy
-        if proxy is None:
-            return map_error(error, target.authority, connecting=True)
-        mapped = map_error(error, f"{target.authority} through {proxy.authority}", connecting=True)
-        if type(mapped) is not ConnectError:
-            return mapped
-        failure = ProxyError("ERR_PROXY_CONNECTION_FAILED", mapped.detail)
-        failure.__cause__, failure.errno = mapped.__cause__ or mapped, mapped.errno
-        return failure
+    def map_error(self, error: BaseException, target: Target, connection: Any) -> ClientRequestError:
+        """What an error while connecting means, and to whom."""
+        over_http = self.forwards or self.tunnels
+        of_proxy = self.proxy if over_http and not connection.tunnelled else None
+        return map_error(error, (of_proxy or target).authority, connecting=True)
 
 
 class Pools:
@@ -321,12 +352,12 @@ class Pools:
         ident = threading.get_ident()
         scopes[ident] = scope
         try:
-            self._open(way, connection)
+            self._open(way, connection, scope)
         except BaseException as error:
             scope.cover()
             connection.close()
             if isinstance(error, (OSError, ValueError, urllib3_errors.HTTPError)):
-                mapped = way.map_error(error, target)
+                mapped = way.map_error(error, target, connection)
                 if mapped is error:
                     raise
                 raise mapped from mapped.__cause__ or error
@@ -336,13 +367,14 @@ class Pools:
         return Wire(way, connection, scope, reused=False)
 
     @staticmethod
-    def _open(way: _Way, connection: Any) -> None:
+    def _open(way: _Way, connection: Any, scope: Scope) -> None:
         while True:
             try:
                 way.open(connection)
                 return
-            except AskAnewError:
-                connection.close()  # a login that the proxy wants on a connection of its own
+            except AskAnewError:  # a login that the proxy wants on a connection of its own
+                scope.cover()
+                connection.close()
 
     def _way(self, target: Target, private: bool) -> _Way:
         if self._pid != os.getpid():

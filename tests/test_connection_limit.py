@@ -89,19 +89,20 @@ def finish(request: ClientRequest) -> bytes:
     return body
 
 
-def turns_of(session: Session, url: str) -> Any:
-    return session._pools._turns[parse_url(url).origin]
-
-
 def wait_until_free(session: Session, url: str, count: int) -> None:
     """Wait until that many turns are free, and nobody waits. Polls: an error is told before the last line is run."""
-    turns = turns_of(session, url)
+    turns = session._pools._turns[parse_url(url).origin]
     poll(lambda: (len(turns._free), len(turns._waiting)), (count, 0))
 
 
 def wait_for_queue(session: Session, url: str, count: int) -> None:
     """Wait until that many wait for a turn. Polls: one who waits makes no noise."""
-    poll(lambda: len(turns_of(session, url)._waiting), count)
+
+    def waiting() -> Optional[int]:
+        turns = session._pools._turns.get(parse_url(url).origin)
+        return None if turns is None else len(turns._waiting)
+
+    poll(waiting, count)
 
 
 def poll(ask: Callable[[], object], expected: object) -> None:
@@ -390,6 +391,7 @@ def test_time_of_connecting_begins_with_the_turn(limited: Limited) -> None:
     def handle(conn: Conn) -> None:
         if conn.number > 1:
             conn.hold()
+            return
         conn.start_tls(server_context())
         conn.read_request()
         go_on.wait()
