@@ -78,7 +78,7 @@ def ported(url: str) -> None:
 
 
 def fail(url: str) -> str:
-    with Session("persist:typed", proxies={"http": "http://proxy.example:3128"}, headers={"X-Program": "typed"}) as session:
+    with Session("persist:typed", proxies={"http": "http://proxy.example:3128"}, timeout=Timeout(total=5)) as session:
         try:
             session.request(url).end().get_response()
         except ConnectError as error:

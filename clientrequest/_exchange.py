@@ -580,6 +580,9 @@ class Exchange(Life):
             self.emit("close")
             self.observe(signals.request_closed)
         finally:
+            # Here, not with the last event: a loop that has stopped may never run that.
+            self._shared.running.discard(self)
+            _live.discard(self)
             if self.strand.inline:
                 self._closed()
             else:
@@ -598,9 +601,7 @@ class Exchange(Life):
             self.observe(signals.request_finished, response=owner._response_for(incoming))
 
     def _closed(self) -> None:
-        self._shared.running.discard(self)
-        _live.discard(self)
-        self.closed = True  # who sees this finds the request in no list any more
+        self.closed = True
         owner, self._owner = self._owner, None
         # What is left is freed as soon as nobody holds it: no cycles.
         self.outbox.wake = _nothing

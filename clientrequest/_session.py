@@ -94,8 +94,7 @@ class Session:
         self._logins = AuthCache()
         self._pools = Pools(
             lambda: make_tls_context(secured, certificate),
-            # The certificate of the user is none of a proxy's business.
-            lambda: make_proxy_context(secured),
+            lambda: make_proxy_context(secured, certificate),
             _checked_proxies(proxies),
             _checked_limit(max_connections_per_host),
         )

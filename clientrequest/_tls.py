@@ -70,14 +70,20 @@ def make_tls_context(tls: Union[bool, str, ssl.SSLContext, None], client_cert: A
     return context
 
 
-def make_proxy_context(tls: Union[bool, str, ssl.SSLContext, None]) -> ssl.SSLContext:
-    """The context for https proxies: it trusts whom that of the session trusts, and shows nobody a certificate."""
-    if not isinstance(tls, ssl.SSLContext):
+def make_proxy_context(tls: Union[bool, str, ssl.SSLContext, None], client_cert: Any) -> ssl.SSLContext:
+    """The context for https proxies: like that of the session, but the client certificate is none of their business.
+
+    A context that was given is used itself; with a certificate beside it, one that is like it as far as a context can
+    be copied.
+    """
+    if client_cert is None or not isinstance(tls, ssl.SSLContext):
         return make_tls_context(tls)
     context = make_tls_context(False)
     authorities = b"".join(tls.get_ca_certs(binary_form=True))
     if authorities:
         context.load_verify_locations(cadata=authorities)
+    context.minimum_version, context.maximum_version = tls.minimum_version, tls.maximum_version
+    context.options, context.verify_flags = tls.options, tls.verify_flags
     context.verify_mode = tls.verify_mode
     context.check_hostname = tls.check_hostname
     return context

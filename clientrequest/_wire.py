@@ -39,6 +39,7 @@ IDLE_LIMIT = 60.0  # seconds an idle connection is kept where the server says no
 MOST_POOLS = 256  # origins that are remembered
 _IOV_LIMIT = 64  # buffers in one sendmsg; beyond that joining is faster
 _JOIN_LIMIT = 128 * 1024  # bytes up to which joining is no slower than sendmsg
+_TLS_AT_ONCE = 256 * 1024  # bytes of one send over TLS
 _HANDSHAKE_TIMEOUT = 3600.0  # any number but 0: the real limits are the scope's
 
 # Without TCP_NODELAY a small request behind a proxy waits 40 ms; urllib3 leaves it off there.
@@ -500,8 +501,11 @@ class Wire:
     def send(self, buffers: Sequence[Bytes]) -> int:
         """Give the socket what it takes at once; 0 if that is nothing, ``want`` then says what to wait for."""
         try:
-            if len(buffers) == 1 or not self._gathers:
-                sent: int = self.sock.send(buffers[0])
+            if self.tls and len(buffers[0]) > _TLS_AT_ONCE:
+                # It takes all or nothing, and tells nothing of its progress meanwhile.
+                sent: int = self.sock.send(memoryview(buffers[0])[:_TLS_AT_ONCE])
+            elif len(buffers) == 1 or not self._gathers:
+                sent = self.sock.send(buffers[0])
             else:
                 sent = self.sock.sendmsg(buffers)
         except (BlockingIOError, ssl.SSLWantWriteError):

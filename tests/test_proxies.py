@@ -578,6 +578,36 @@ class TestTlsProxy:
         with Peer(echo_json, untrusted_context()) as origin, HttpProxy(untrusted_context()) as proxy:
             assert fetch(through(proxy, tls=False), origin.url("/x"))["target"] == "/x"
 
+    @pytest.mark.parametrize("target", ["http://origin.example/", "https://origin.example/"])
+    def test_own_context_is_used_itself(self, through: Through, target: str) -> None:
+        """With all that it was told, and what cannot be copied: a folder of authorities, a verification of its own."""
+
+        class Own(ssl.SSLContext):
+            names: list[Any]
+
+            def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+                self.names.append(options.get("server_hostname"))
+                return super().wrap_socket(*args, **options)
+
+        own = Own(ssl.PROTOCOL_TLS_CLIENT)
+        own.load_verify_locations(ca_path())
+        own.maximum_version = ssl.TLSVersion.TLSv1_2
+        own.names = []
+        versions: list[Any] = []
+
+        def look(conn: Conn, request: Request) -> bool:
+            versions.append(conn.tls and conn.tls.version())
+            conn.respond(403)
+            return False
+
+        with HttpProxy(server_context(), door=look) as proxy:
+            request = ask(through(proxy, tls=own), target)
+            if target.startswith("https"):
+                check_refused(failure(request))
+            else:
+                assert request.get_response(LIMIT).status_code == 403
+            assert (versions, own.names) == (["TLSv1.2"], ["127.0.0.1"])
+
     @pytest.mark.parametrize("own_context", [False, True])
     @pytest.mark.parametrize("scheme", ["http", "https"])
     def test_client_certificate_is_none_of_its_business(self, through: Through, own_context: bool, scheme: str) -> None:
@@ -697,7 +727,8 @@ class TestTlsProxy:
 
     @pytest.mark.parametrize("kind", ["close", "keep_reading", "half_close", "stop_reading"])
     def test_early_answer(self, secured: Secured, kind: str) -> None:
-        session, _, url = secured(early_answer(kind, after=200_000))
+        # The proxy does not hand on how the client left, which over TLS is an error to the server.
+        session, _, url = secured(early_answer(kind, after=200_000), expect_errors=True)
         request = session.request(url, method="POST", chunked_encoding=True)
         recorder = Recorder(request, consume=True)
         upload_until_answered(request)
@@ -1162,11 +1193,14 @@ class TestLogin:
             one.session.clear_auth_cache()
         assert one.logins() == [None, RIGHT, None, RIGHT]
 
-    def test_of_one_proxy_does_not_go_to_another(self, site: MakeSite, through: Through) -> None:
-        one, other = site(wants(RIGHT)), site(wants(RIGHT))
-        session = through(one.proxy, proxies={"all": one.proxy.address(), "no_proxy": f"127.0.0.1:{other.origin.port}"})
-        assert answer_logins(session.request(one.url)).status_code == 200
-        assert header(fetch(session, other.url), "proxy-authorization") is None
+    def test_of_one_proxy_does_not_go_to_another(self, through: Through) -> None:
+        with ExitStack() as stack:
+            one, other = (stack.enter_context(HttpProxy(door=wants(RIGHT))) for _ in range(2))
+            plain, secure = (stack.enter_context(Peer(echo_json, tls)) for tls in (None, server_context()))
+            session = through("", proxies={"http": one.address(), "https": other.address()})
+            assert answer_logins(session.request(plain.url("/"))).status_code == 200
+            check_refused(failure(ask(session, secure.url("/"))))
+            assert [request.header("proxy-authorization") for request in other.requests] == [None]
 
     def test_both_proxy_and_server_want_one(self, site: MakeSite) -> None:
         one = site(wants(RIGHT), handler=asking_server(basic("bob", "server")))

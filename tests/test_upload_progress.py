@@ -7,8 +7,20 @@ from typing import Any
 
 import pytest
 
-from clientrequest import AbortedError, ClientRequest, ClientRequestError, UploadProgress
-from tests.support import LIMIT, Conn, Gate, Handler, Peer, Recorder, echo_json, refused_port, scripted
+from clientrequest import AbortedError, ClientRequest, ClientRequestError, Session, UploadProgress
+from tests.support import (
+    LIMIT,
+    Conn,
+    Gate,
+    Handler,
+    Peer,
+    Recorder,
+    ca_path,
+    echo_json,
+    refused_port,
+    scripted,
+    server_context,
+)
 
 KIB, MIB = 1024, 1024 * 1024
 BIG = 32 * MIB
@@ -291,3 +303,23 @@ class TestTold:
             ready.set()
             recorder.wait("close")
         assert progress(recorder)[-1] == (1000, BIG)
+
+
+@pytest.mark.parametrize("context", [None, server_context()], ids=["plain", "tls"])
+def test_one_large_write_shows_how_far_it_is(context: Any) -> None:
+    """The server reads a part and stops: what went until then counts, be it of a single write."""
+    gate, read = Gate(), Gate()
+
+    def handle(conn: Conn) -> None:
+        conn.read_request(body=False)
+        conn.recv_exact(2 * MIB)
+        read.set()
+        gate.wait()
+
+    with Peer(handle, context) as peer, Session(tls=ca_path()) as session:
+        request = session.request(peer.url(), method="POST", blocking=False, headers={"Content-Length": BIG})
+        request.write(bytes(BIG))
+        read.wait()
+        assert request.get_upload_progress().current >= MIB
+        request.abort()
+        gate.set()
