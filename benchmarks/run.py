@@ -79,9 +79,7 @@ def running_sink() -> Iterator[tuple[str, int]]:
 
 def run_python(arguments: list[str], timeout: Optional[float] = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=ENVIRONMENT, timeout=timeout, check=False
-    )
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=timeout, check=False)
 
 
 def run_client(name: str, client: str, server: str, options: argparse.Namespace, pinned: bool) -> Sample:

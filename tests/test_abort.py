@@ -177,9 +177,7 @@ def sending_a_large_buffered_body(session: Session, tls: bool) -> Iterator[Scene
 @contextlib.contextmanager
 def flushing(session: Session, tls: bool) -> Iterator[Scene]:
     with peer_of(hold_after_head, tls) as peer:
-        scene = Scene(
-            session.request(peer.url(), method="POST", chunked_encoding=True, high_water_mark=1 << 30)
-        )
+        scene = Scene(session.request(peer.url(), method="POST", chunked_encoding=True, high_water_mark=1 << 30))
         scene.request.write(bytes(32 << 20))
         scene.block(scene.request.flush)
         scene.until(lambda: bool(scene.exchange.outbox.room._waiters))
@@ -513,9 +511,7 @@ def test_abort_at_error_does_not_hide_the_error(session: Session) -> None:
 
 def test_abort_at_drain(session: Session) -> None:
     with Peer(scripted(OK)) as peer:
-        request = session.request(
-            peer.url(), method="POST", chunked_encoding=True, high_water_mark=10, blocking=False
-        )
+        request = session.request(peer.url(), method="POST", chunked_encoding=True, high_water_mark=10, blocking=False)
         recorder = Recorder(request)
         abort_in(request, "drain")
         request.write(b"x" * 1000)

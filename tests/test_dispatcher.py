@@ -329,9 +329,7 @@ def test_abort_in_a_callback(session: Session, loop: asyncio.AbstractEventLoop) 
 
 
 @pytest.mark.parametrize("event", ["finish", "response", "response.data", "response.end"])
-def test_listener_that_raises_fails_the_request(
-    session: Session, loop: asyncio.AbstractEventLoop, event: str
-) -> None:
+def test_listener_that_raises_fails_the_request(session: Session, loop: asyncio.AbstractEventLoop, event: str) -> None:
     """The last events too: the request has not succeeded before its listeners have run."""
 
     def boom(*_: object) -> None:
@@ -367,9 +365,7 @@ def test_abort_in_the_last_listener_counts(session: Session, loop: asyncio.Abstr
     assert recorder.outline()[-3:] == ["abort", "response.close", "close"]
 
 
-def test_write_callback_that_raises_at_the_very_end_counts(
-    session: Session, loop: asyncio.AbstractEventLoop
-) -> None:
+def test_write_callback_that_raises_at_the_very_end_counts(session: Session, loop: asyncio.AbstractEventLoop) -> None:
     answered = Gate()
 
     def late_boom(error: BaseException | None) -> None:

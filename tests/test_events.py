@@ -620,9 +620,7 @@ def test_request_that_is_dropped_while_it_runs_is_logged_after_it_failed(
 
 
 @pytest.mark.parametrize("how", ["error listener", "wait", "get_response"])
-def test_failure_that_somebody_saw_is_not_logged(
-    session: Session, caplog: pytest.LogCaptureFixture, how: str
-) -> None:
+def test_failure_that_somebody_saw_is_not_logged(session: Session, caplog: pytest.LogCaptureFixture, how: str) -> None:
     if how == "error listener":
         fail_and_drop(session, lambda request: request.on("error", lambda error: None))
     else:
@@ -839,9 +837,7 @@ def test_what_closing_listeners_of_a_response_raise_goes_to_the_hook_only(
     assert [type(error) for error in hooked] == [Boom]
 
 
-def test_observer_of_the_process_that_raises_harms_nobody(
-    session: Session, hooked: list[BaseException | None]
-) -> None:
+def test_observer_of_the_process_that_raises_harms_nobody(session: Session, hooked: list[BaseException | None]) -> None:
     def observer(sender: object, **details: object) -> None:
         raise Boom
 

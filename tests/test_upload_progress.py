@@ -320,6 +320,7 @@ def test_one_large_write_shows_how_far_it_is(context: Any) -> None:
         request = session.request(peer.url(), method="POST", blocking=False, headers={"Content-Length": BIG})
         request.write(bytes(BIG))
         read.wait()
-        assert request.get_upload_progress().current >= MIB
+        # Told right after it was taken: makes no noise, so it is polled.
+        assert request._exchange.news.wait_for(lambda: request.get_upload_progress().current >= MIB, LIMIT)
         request.abort()
         gate.set()

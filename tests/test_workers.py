@@ -145,9 +145,7 @@ def test_wake_is_told_once(waiter: Waiter) -> None:
     assert waiter.wait(None, 0, SHORT) == 0
 
 
-def test_stale_wake_is_no_timeout_and_hides_nothing(
-    waiter: Waiter, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_stale_wake_is_no_timeout_and_hides_nothing(waiter: Waiter, pair: tuple[socket.socket, socket.socket]) -> None:
     waiter.wake()
     pair[1].send(b"x")
     assert waiter.wait(pair[0], READ, 0) == READ | WOKEN
