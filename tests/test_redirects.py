@@ -138,6 +138,48 @@ def test_early_redirect_of_a_stream_goes_on_at_the_next_hop(session: Session) ->
         assert b"".join(seen) == b"first second"
 
 
+def moved_in_the_middle(conn: Conn) -> None:
+    """Redirects ``/start`` after a first chunk, and reads no more of it; anything else is echoed."""
+    request = conn.read_request(body=False)
+    if request.target == "/start":
+        conn.read_chunk()
+        conn.respond(307, [("Location", "/there"), ("Connection", "close")])
+        return
+    conn.respond(200, body=conn.read_body(request).body)
+
+
+def test_stream_that_is_past_the_limit_in_the_middle_is_an_error(session: Session) -> None:
+    with Peer(moved_in_the_middle) as peer:
+        request = session.request(peer.url("/start"), method="POST", chunked_encoding=True, replay_limit=10)
+        recorder = Recorder(request)
+        request.write(b"more than ten bytes")
+        recorder.wait("close")
+        with pytest.raises(RedirectError, match="REWIND_NOT_SUPPORTED"):
+            request.write(b"and more")
+        assert [one.target for one in peer.requests] == ["/start"]
+
+
+def test_writer_that_waits_for_room_goes_on_after_the_redirect(session: Session) -> None:
+    body = [bytes([65 + number]) * 100_000 for number in range(20)]
+    limits = {"high_water_mark": 100_000, "replay_limit": 4_000_000}
+    with Peer(moved_in_the_middle) as peer:
+        request = session.request(peer.url("/start"), method="POST", chunked_encoding=True, **limits)
+        for piece in body:
+            request.write(piece)
+        assert request.end().get_response(LIMIT).read() == b"".join(body)
+
+
+def test_decision_from_outside_a_listener_when_none_is_asked_for(session: Session) -> None:
+    with Peer(redirecting(302, "/there")) as peer:
+        request = session.request(peer.url("/start"))
+        inside: list[None] = []
+        request.on("redirect", lambda *_: inside.append(request.follow_redirect()))  # no effect
+        with pytest.raises(InvalidStateError):
+            request.follow_redirect()
+        assert request.end().get_response(LIMIT).status_code == 200
+        assert inside == [None]
+
+
 def test_stream_beyond_the_limit_is_an_error_and_never_empty(session: Session) -> None:
     with Peer(redirecting(308, "/there")) as peer:
         request = session.request(peer.url("/start"), method="POST", chunked_encoding=True, replay_limit=10)
