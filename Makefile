@@ -13,7 +13,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 BENCH_ARGS ?=
 
 VENV := .venv

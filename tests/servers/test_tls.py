@@ -65,7 +65,7 @@ def test_tls_at_a_plain_port(session: Session, server: Server) -> None:
     url = server.url("/files/text.txt").replace("http:", "https:")
     with pytest.raises(TLSError) as caught:
         session.request(url).end().get_response(LIMIT)
-    assert caught.value.code == "ERR_BAD_SSL_CLIENT_AUTH_CERT"
+    assert caught.value.code == "ERR_SSL_PROTOCOL_ERROR"
 
 
 @pytest.mark.parametrize("framing", ["buffered", "chunked", "known"])
