@@ -34,7 +34,7 @@ from clientrequest._auth import (
     supported,
 )
 from clientrequest._http1 import TOKEN
-from tests.support import LIMIT
+from tests.support.threads import in_threads
 
 HERE = ("https", "example.org", 443)
 PROXY = ("http", "proxy.example", 3128)
@@ -81,28 +81,6 @@ def eager_switching() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval)
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run ``work`` in ``count`` threads that begin together; raises what one of them raised."""
-    barrier = threading.Barrier(count)
-    failed: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            barrier.wait(LIMIT)
-            work(number)
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
-    assert not [thread for thread in threads if thread.is_alive()]
-    if failed:
-        raise failed[0]
 
 
 # ------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ from tests.support import (
     wrong_name_context,
 )
 from tests.support.proxies import ESTABLISHED, Door, HttpProxy, SocksProxy, basic, wants
+from tests.support.threads import in_threads
 from tests.test_abort_everywhere import Trap
 from tests.test_fork import in_child, untraced_threads
 
@@ -1377,7 +1378,7 @@ class TestLogin:
     def test_many_threads_log_in_at_once(self, site: MakeSite) -> None:
         one = site(wants(RIGHT), login=f"{USER}:{SECRET}")
         answers: list[Any] = []
-        run_together(8, lambda: answers.append(fetch(one.session, one.url)["target"]))
+        in_threads(8, lambda _: answers.append(fetch(one.session, one.url)["target"]))
         assert answers == ["/x"] * 8
 
 
@@ -1391,27 +1392,6 @@ def closing_json(conn: Conn) -> None:
 def check_refused(error: ClientRequestError) -> None:
     assert isinstance(error, ProxyError)
     assert error.code == "ERR_TUNNEL_CONNECTION_FAILED"
-
-
-def run_together(count: int, work: Callable[[], object]) -> None:
-    """Run ``work`` in threads that begin together; raises what one of them raised."""
-    barrier, failed = threading.Barrier(count), []
-
-    def run() -> None:
-        try:
-            barrier.wait(LIMIT)
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=run) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(3 * LIMIT)
-    assert not [thread for thread in threads if thread.is_alive()]
-    if failed:
-        raise failed[0]
 
 
 # --- Digest at a proxy ---

@@ -53,6 +53,7 @@ from tests.support import (
     server_context,
     untrusted_context,
 )
+from tests.support.threads import in_threads
 
 ROOT = Path(__file__).parent.parent
 SECRET = "hunter2"
@@ -137,28 +138,6 @@ def run_program(program: str, *arguments: str, **environment: str) -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run `work` in `count` threads that begin together; raises what one of them raised."""
-    barrier = threading.Barrier(count)
-    failed: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            barrier.wait(LIMIT)
-            work(number)
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(3 * LIMIT)
-    assert not [thread for thread in threads if thread.is_alive()]
-    if failed:
-        raise failed[0]
 
 
 @pytest.fixture
