@@ -6,16 +6,20 @@ import contextlib
 import errno
 import os
 import socket
+import ssl
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol, TypeVar
 
 from ._errors import ClientRequestError, ConnectError
 from ._http1 import ResponseHead
 from ._mapping import map_error
+from ._proxies import Proxy
 
 READ, WRITE = 1, 2
+
+T = TypeVar("T")
 
 
 class Scope(Protocol):
@@ -39,13 +43,13 @@ class Scope(Protocol):
     def wait_turn(self) -> None:
         """Wait until ``wake``, however long a connection may take to be made. Raises when aborted or out of time."""
 
-    def tunnel_fields(self) -> str:
-        """The header lines for ``CONNECT``, each with its CRLF."""
+    def tunnel_fields(self, proxy: Proxy, authority: str) -> str:
+        """The header lines for ``CONNECT authority``, each with its CRLF."""
 
-    def tunnel_opened(self, head: ResponseHead) -> None:
+    def tunnel_opened(self, proxy: Proxy, authority: str, head: ResponseHead) -> None:
         """The proxy has opened the tunnel."""
 
-    def tunnel_refused(self, head: ResponseHead) -> None:
+    def tunnel_refused(self, proxy: Proxy, authority: str, head: ResponseHead) -> None:
         """The proxy has not. Returns if it shall be asked again, with other ``tunnel_fields``; else raises."""
 
 
@@ -103,6 +107,20 @@ def resolve(scope: Scope, host: str, port: int) -> list[Any]:
         raise answer[0]
     addresses: list[Any] = answer[0]
     return addresses
+
+
+def patiently(scope: Scope, sock: Any, events: int, attempt: Callable[..., T], *args: Any) -> T:
+    """Call ``attempt`` until the socket lets it through; ``events`` is what it waits for, unless TLS says otherwise."""
+    while True:
+        try:
+            return attempt(*args)
+        except ssl.SSLWantReadError:
+            wanted = READ
+        except ssl.SSLWantWriteError:
+            wanted = WRITE
+        except BlockingIOError:
+            wanted = events
+        scope.wait_connecting(sock, wanted)
 
 
 def lookup(scope: Scope, host: str, port: int) -> list[Any]:

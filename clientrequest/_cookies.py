@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 from urllib.parse import quote
 
-from ._options import Target, parse_url
+from ._options import Target, bracketed, parse_url
 
 log = logging.getLogger("clientrequest")
 
@@ -184,7 +184,7 @@ class _Request:
         self.path = _escaped(target.path.partition("?")[0])
         self.type = target.scheme
         self.host = plain.authority
-        self.jar_host = f"[{plain.host}]" if ":" in plain.host else plain.host
+        self.jar_host = bracketed(plain.host)
         self.origin_req_host = self.jar_host
         self.cookie: Optional[str] = None
         self._url = plain.url

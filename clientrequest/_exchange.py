@@ -80,7 +80,7 @@ class Exchange(Life):
         shared: Shared,
         options: Options,
     ) -> None:
-        Life.__init__(self, owner, outbox, timeout, dispatcher)
+        super().__init__(owner, outbox, timeout, dispatcher)
         self._shared = shared
         self._options = options
         self._credentials = options.grant()
@@ -362,7 +362,8 @@ class Exchange(Life):
             headers = headers.copy()
             headers.discard("proxy-authorization")
         if self._desk is not None or not self._shared.logins.is_empty:
-            for name, question in self._questions(hop, wire):
+            for question in self._questions(hop, wire):
+                name = question.asker.header
                 by_hand = headers.line(name.lower()) is not None
                 if self._desk is not None or not by_hand:
                     added[name] = self._login_desk().header(question, by_hand)
@@ -373,18 +374,17 @@ class Exchange(Life):
                     headers.set(name, value)
         return hop if headers is hop.headers else Hop(hop.method, target, headers, hop.sends_body)
 
-    def _questions(self, hop: Hop, wire: Wire) -> list[tuple[str, Question]]:
-        """Who may want to know who we are, with the name of the header that tells it."""
+    def _questions(self, hop: Hop, wire: Wire) -> list[Question]:
+        """Who may want to know who we are."""
         target, found = hop.target, []
         body = self._feed if not hop.sends_body or self.outbox.is_known else None
         proxy = wire.proxy
         if wire.forwards and proxy is not None:
             # The proxy sees the whole URL in the request line; the server, to which it goes on, only the path.
-            asker = Asker(True, (proxy.scheme, proxy.host, proxy.port))
-            found.append(("Proxy-Authorization", Question(asker, hop.method, target.url, "/", body)))
+            found.append(Question(Asker(True, proxy.origin), hop.method, target.url, "/", body))
         if self._credentials.allow_login(target):
             asker = Asker(False, target.origin)
-            found.append(("Authorization", Question(asker, hop.method, target.path, target.path, body)))
+            found.append(Question(asker, hop.method, target.path, target.path, body))
         return found
 
     def _feed(self, digest: Any) -> None:
@@ -395,12 +395,10 @@ class Exchange(Life):
     def _login_desk(self) -> LoginDesk:
         desk = self._desk
         if desk is None:
+            desk = self._desk = LoginDesk(self, self._shared.logins, self._credentials.mode != "omit")
             target = self._options.target
-            given: dict[Asker, tuple[str, Optional[str]]] = {}
-            if target.username and self._credentials.allow_login(target):
-                given[Asker(False, target.origin)] = (target.username, target.password)
-            may_ask = self._credentials.mode != "omit"
-            desk = self._desk = LoginDesk(self, self._shared.logins, given, may_ask)
+            if self._credentials.allow_login(target):
+                desk.know(Asker(False, target.origin), target.username, target.password)
         return desk
 
     def _note(self, hop: Hop, wire: Wire, head: ResponseHead) -> None:
@@ -410,25 +408,24 @@ class Exchange(Life):
         if lines and not of_proxy and self._credentials.allow_cookies(hop.target):
             self._shared.cookies.store(hop.target, lines)
         if self._desk is not None:
-            for name, question in self._questions(hop, wire):
-                if head.status != (407 if name == "Proxy-Authorization" else 401):
+            for question in self._questions(hop, wire):
+                if head.status != question.asker.status:
                     self._desk.accepted(question, head)
 
     def _log_in(self, hop: Hop, trip: RoundTrip, head: ResponseHead) -> Optional[Hop]:
         """The same hop again, with a login; ``None`` if this head is no challenge, or the response."""
         if head.status not in (401, 407):
             return None
-        wanted = "Authorization" if head.status == 401 else "Proxy-Authorization"
-        question = dict(self._questions(hop, trip.wire)).get(wanted)
-        if question is None:
-            return None
-        desk = self._login_desk()
-        if question.asker.is_proxy and trip.wire.proxy is not None:
-            desk.know(question.asker, trip.wire.proxy.username, trip.wire.proxy.password)
-        if not desk.challenged(question, head):
-            self._tell_cancelled()
-            return None
         wire = trip.wire
+        asking = [question for question in self._questions(hop, wire) if question.asker.status == head.status]
+        if not asking:
+            return None
+        (question,) = asking
+        desk = self._login_desk()
+        if question.asker.is_proxy and wire.proxy is not None:
+            desk.know(question.asker, wire.proxy.username, wire.proxy.password)
+        if not desk.challenged(question, head):
+            return None
         if desk.pins(question.asker):
             wire.pin()
         self._clear_away(hop, trip, head)
@@ -438,38 +435,24 @@ class Exchange(Life):
             self._rewind(f"{question.asker.host} wants a login")
         return hop
 
-    def _tell_cancelled(self) -> None:
-        if self.login_error is not None:
-            self.login_error.request = self.current_owner()  # type: ignore[assignment]
-
     # --- for the tunnel through a proxy ---
 
-    def _tunnel_question(self) -> tuple[Proxy, Question]:
-        target = self.target
-        assert target is not None
-        proxy = self._shared.pools.proxy_for(target)
-        assert proxy is not None
-        host = f"[{target.host}]" if ":" in target.host else target.host
-        asker = Asker(True, (proxy.scheme, proxy.host, proxy.port))
-        return proxy, Question(asker, "CONNECT", f"{host}:{target.port}", "/", _feed_nothing)
-
-    def tunnel_fields(self) -> str:
+    def tunnel_fields(self, proxy: Proxy, authority: str) -> str:
         hop = self._hop
         assert hop is not None
         agent, login = hop.headers.line("user-agent"), hop.headers.line("proxy-authorization")
         if self._desk is not None or (login is None and not self._shared.logins.is_empty):
-            login = self._login_desk().header(self._tunnel_question()[1], login is not None) or login
+            login = self._login_desk().header(_about_tunnel(proxy, authority), login is not None) or login
         fields = [("User-Agent", agent), ("Proxy-Authorization", login)]
         return "".join(f"{name}: {value}\r\n" for name, value in fields if value)
 
-    def tunnel_opened(self, head: ResponseHead) -> None:
+    def tunnel_opened(self, proxy: Proxy, authority: str, head: ResponseHead) -> None:
         if self._desk is not None:
-            self._desk.accepted(self._tunnel_question()[1], head)
+            self._desk.accepted(_about_tunnel(proxy, authority), head)
 
-    def tunnel_refused(self, head: ResponseHead) -> None:
-        proxy, question = self._tunnel_question()
+    def tunnel_refused(self, proxy: Proxy, authority: str, head: ResponseHead) -> None:
         if head.status == 407:
-            desk = self._login_desk()
+            question, desk = _about_tunnel(proxy, authority), self._login_desk()
             desk.know(question.asker, proxy.username, proxy.password)
             if desk.challenged(question, head):
                 self.connect_deadline = self.until(self.timeout.connect)  # the user's thinking does not count
@@ -477,7 +460,7 @@ class Exchange(Life):
         cancelled, self.login_error = self.login_error, None
         error = ProxyError(
             "ERR_TUNNEL_CONNECTION_FAILED",
-            f"{proxy.authority} answered {head.status} to CONNECT {question.uri}"
+            f"{proxy.authority} answered {head.status} to CONNECT {authority}"
             + (", and the login was cancelled" if cancelled else ""),
         )
         raise error from cancelled
@@ -617,6 +600,10 @@ class Exchange(Life):
 
 def _nothing() -> None:
     pass
+
+
+def _about_tunnel(proxy: Proxy, authority: str) -> Question:
+    return Question(Asker(True, proxy.origin), "CONNECT", authority, "/", _feed_nothing)
 
 
 def _feed_nothing(digest: object) -> None:

@@ -151,15 +151,19 @@ class Life:
         """End the request; true if this is what ended it. No lock: fit for signal handlers and ``__del__``."""
         if self._fate.setdefault("cause", error) is not error:
             return False
-        owner = self._owner or self._weak_owner()
-        if owner is not None:
-            error.request = owner  # type: ignore[assignment]
+        self.sign(error)
         self.outbox.open = False
         self._shut_exposed()
         self.wake()
         self.outbox.room.notify()
         self.news.notify()
         return True
+
+    def sign(self, error: ClientRequestError) -> None:
+        """Say in the error whose it is."""
+        owner = self.current_owner()
+        if owner is not None:
+            error.request = owner  # type: ignore[assignment]
 
     def wake(self) -> None:
         """Have the worker look at its state again."""
@@ -304,14 +308,18 @@ class Life:
         if until is None and deadline is None:
             return None
         now = time.monotonic()
-        if deadline is not None and now >= deadline:
-            raise self._timeout_error("ERR_TIMED_OUT", f"the total timeout of {self.timeout.total} s is over")
-        if until is not None and now >= until:
-            if code is None:
-                return 0.0
-            raise self._timeout_error(code, f"timeout while {what}")
-        end = until if deadline is None or (until is not None and until < deadline) else deadline
-        return end - now  # type: ignore[operator]
+        left: Optional[float] = None
+        if deadline is not None:
+            left = deadline - now
+            if left <= 0:
+                raise self._timeout_error("ERR_TIMED_OUT", f"the total timeout of {self.timeout.total} s is over")
+        if until is not None:
+            if now >= until:
+                if code is None:
+                    return 0.0
+                raise self._timeout_error(code, f"timeout while {what}")
+            left = until - now if left is None else min(left, until - now)
+        return left
 
     def _timeout_error(self, code: str, detail: str) -> RequestTimeout:
         self.timed_out = True

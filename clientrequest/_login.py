@@ -38,6 +38,26 @@ class Asker(NamedTuple):
     origin: Origin
 
     @property
+    def status(self) -> int:
+        """Of the answers by which it asks."""
+        return 407 if self.is_proxy else 401
+
+    @property
+    def header(self) -> str:
+        """What it is answered in."""
+        return "Proxy-Authorization" if self.is_proxy else "Authorization"
+
+    @property
+    def challenges(self) -> str:
+        """The header that it asks in, in lower case."""
+        return "proxy-authenticate" if self.is_proxy else "www-authenticate"
+
+    @property
+    def info(self) -> str:
+        """The header in which it says more once it has let us in, in lower case."""
+        return "proxy-authentication-info" if self.is_proxy else "authentication-info"
+
+    @property
     def host(self) -> str:
         return self.origin[1]
 
@@ -124,16 +144,13 @@ class LoginDesk:
     Args:
         life: of the request.
         cache: of its session.
-        given: user names and passwords that are known beforehand; each answers one challenge.
         may_ask: whether ``login`` may be sent.
     """
 
-    def __init__(
-        self, life: Life, cache: AuthCache, given: dict[Asker, tuple[str, Optional[str]]], may_ask: bool
-    ) -> None:
+    def __init__(self, life: Life, cache: AuthCache, may_ask: bool) -> None:
         self._life = life
         self._cache = cache
-        self._given = given
+        self._given: dict[Asker, tuple[str, Optional[str]]] = {}  # what is known beforehand, for one challenge each
         self._may_ask = may_ask
         self._asked = 0
         self._attempts: dict[Asker, _Attempt] = {}
@@ -188,8 +205,7 @@ class LoginDesk:
         attempt = self._attempts.get(question.asker)
         if attempt is None or not (attempt.sent or attempt.negotiation):
             return
-        name = "proxy-authentication-info" if question.asker.is_proxy else "authentication-info"
-        infos = head.values(name)
+        infos = head.values(question.asker.info)
         if infos:
             attempt.login.note(infos, attempt.sent)
         self._cache.store(question.asker.is_proxy, question.asker.origin, question.path, attempt.login)
@@ -210,7 +226,7 @@ class LoginDesk:
             whether the user cancelled.
         """
         asker = question.asker
-        offered = parse_challenges(head.values("proxy-authenticate" if asker.is_proxy else "www-authenticate"))
+        offered = parse_challenges(head.values(asker.challenges))
         negotiate = any(challenge.scheme in PER_CONNECTION for challenge in offered) and available()
         challenge = supported(offered, body_known=question.body is not None, negotiate=negotiate)
         if challenge is None:
@@ -283,6 +299,7 @@ class LoginDesk:
         username, password = answer[0]
         if not username:
             life.login_error = AuthenticationError(None, f"{asker.host}: the login was cancelled")
+            life.sign(life.login_error)
             return None
         return make_login(challenge, username, password)
 

@@ -102,7 +102,7 @@ def map_error(error: BaseException, where: str, connecting: bool = False) -> Cli
     if isinstance(error, ClientRequestError):
         return error
     kind, code = _classify(error, connecting)
-    mapped = kind(code, f"{where}: {_describe(error)}")
+    mapped = kind(code, f"{where}: {describe(error)}")
     mapped.__cause__ = error
     mapped.errno = getattr(error, "errno", None)
     return mapped
@@ -155,7 +155,8 @@ def _certificate_code(number: int) -> str:
 _SECRET = re.compile(r"\S*@|(?<=\?)\S+")
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """What an error of somebody else says, without secrets."""
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
     return _SECRET.sub("...", str(error)) or type(error).__name__

@@ -95,8 +95,12 @@ class Target(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _authority(scheme: str, host: str, port: int) -> str:
-    bracketed = f"[{host}]" if ":" in host else host
-    return bracketed if port == DEFAULT_PORTS[scheme] else f"{bracketed}:{port}"
+    return bracketed(host) if port == DEFAULT_PORTS[scheme] else f"{bracketed(host)}:{port}"
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port: an IPv6 address in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
 
 
 class Credentials(NamedTuple):
@@ -506,7 +510,8 @@ class HeaderTable:
 
     def discard(self, key: str) -> None:
         """Take a header away if it is there; ``key`` in lower case."""
-        if key in self._entries and self._entries.pop(key, None) is not None:
+        if key in self._entries:
+            del self._entries[key]
             self._encoded = None
 
     def __bool__(self) -> bool:

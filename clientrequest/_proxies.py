@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Optional, Union
 from urllib.parse import unquote, urlsplit
 
-from ._options import Target, check_host
+from ._options import Target, bracketed, check_host
 
 #: Schemes of proxies, and the port each has where its URL has none.
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
@@ -39,7 +39,17 @@ class Proxy(NamedTuple):
     @property
     def authority(self) -> str:
         """Host and port, always both."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port."""
+        return self.scheme, self.host, self.port
+
+    @property
+    def is_socks(self) -> bool:
+        """Whether it passes bytes on, and knows nothing of HTTP."""
+        return self.scheme.startswith("socks")
 
     @property
     def url(self) -> str:
@@ -158,7 +168,7 @@ class Proxies:
     @property
     def use_socks(self) -> bool:
         """Whether one of them speaks SOCKS."""
-        return any(proxy is not None and proxy.scheme.startswith("socks") for proxy in self._chosen.values())
+        return any(proxy is not None and proxy.is_socks for proxy in self._chosen.values())
 
 
 class EnvironmentProxies(Proxies):

@@ -195,10 +195,11 @@ def _checked_proxies(proxies: Optional[Mapping[str, Optional[str]]]) -> Proxies:
 
 
 def _checked_paths(name: str, *values: object) -> list[str]:
+    paths = []
     for value in values:
         if not isinstance(value, (str, os.PathLike)):
             raise TypeError(f"{name} must be a path, not {type(value).__name__}")
-    paths = [str(os.fspath(value)) for value in values if isinstance(value, (str, os.PathLike))]
+        paths.append(str(os.fspath(value)))
     for path in paths:
         if not os.path.exists(path):
             raise ValueError(f"{name}: there is no {path!r}")

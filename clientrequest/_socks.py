@@ -8,8 +8,9 @@ import socket
 import threading
 from typing import Any
 
-from ._connect import READ, WRITE, Scope, lookup, scopes
+from ._connect import READ, WRITE, Scope, lookup, patiently, scopes
 from ._errors import ClientRequestError, ProxyError
+from ._mapping import describe
 from ._proxies import Proxy
 
 
@@ -64,7 +65,7 @@ def open_socks(scope: Scope, sock: socket.socket, proxy: Proxy, host: str, port:
         cause = getattr(error, "socket_err", None) or error
         if isinstance(cause, ClientRequestError):  # aborted, or out of time
             raise cause from None
-        raise ProxyError("ERR_SOCKS_CONNECTION_FAILED", f"{proxy.authority}: {_told(cause)}") from error
+        raise ProxyError("ERR_SOCKS_CONNECTION_FAILED", f"{proxy.authority}: {describe(cause)}") from error
     finally:
         negotiator.close()  # nothing is left in it after a good end
 
@@ -74,12 +75,6 @@ def _address(scope: Scope, host: str, port: int, only_v4: bool) -> str:
         if family == socket.AF_INET or not only_v4:
             return str(address[0])
     raise ProxyError("ERR_SOCKS_CONNECTION_FAILED", f"{host}: no IPv4 address, and SOCKS 4 knows no others")
-
-
-def _told(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return str(error.strerror)
-    return str(error) or type(error).__name__
 
 
 @functools.lru_cache(maxsize=1)
@@ -94,17 +89,9 @@ def _negotiator() -> type[Any]:
             """It stays as it is: the limits are the scope's."""
 
         def recv_into(self, *args: Any) -> int:
-            while True:
-                try:
-                    return super().recv_into(*args)
-                except BlockingIOError:
-                    scopes[threading.get_ident()].wait_connecting(self, READ)
+            return patiently(scopes[threading.get_ident()], self, READ, super().recv_into, *args)
 
         def send(self, *args: Any) -> int:
-            while True:
-                try:
-                    return super().send(*args)
-                except BlockingIOError:
-                    scopes[threading.get_ident()].wait_connecting(self, WRITE)
+            return patiently(scopes[threading.get_ident()], self, WRITE, super().send, *args)
 
     return type("Negotiator", (_socks().socksocket, Polled), {})

@@ -11,7 +11,7 @@ import certifi
 from urllib3.util.ssl_ import create_urllib3_context
 from urllib3.util.ssltransport import SSLTransport
 
-from ._connect import READ, WRITE, Scope, scopes
+from ._connect import READ, WRITE, Scope, patiently, scopes
 from ._errors import ProtocolError
 
 # ssl.OP_IGNORE_UNEXPECTED_EOF, which Python sets by itself and gives a name only since 3.10. With it a connection
@@ -30,14 +30,7 @@ class PatientSocket(ssl.SSLSocket):
             return
         scope.step("handshake")
         self.setblocking(False)
-        while True:
-            try:
-                super().do_handshake()
-                return
-            except ssl.SSLWantReadError:
-                scope.wait_connecting(self, READ)
-            except ssl.SSLWantWriteError:
-                scope.wait_connecting(self, WRITE)
+        patiently(scope, self, READ, super().do_handshake)
 
 
 def make_tls_context(tls: Union[bool, str, ssl.SSLContext, None], client_cert: Any = None) -> ssl.SSLContext:
@@ -124,22 +117,10 @@ class Waiting:
         return self.inner.fileno()
 
     def recv(self, size: int) -> bytes:
-        while True:
-            try:
-                return self.inner.recv(size)
-            except ssl.SSLWantReadError:
-                self._scope.wait_connecting(self.inner, READ)
-            except ssl.SSLWantWriteError:
-                self._scope.wait_connecting(self.inner, WRITE)
+        return patiently(self._scope, self.inner, READ, self.inner.recv, size)
 
     def send(self, data: Any) -> int:
-        while True:
-            try:
-                return self.inner.send(data)
-            except ssl.SSLWantReadError:
-                self._scope.wait_connecting(self.inner, READ)
-            except ssl.SSLWantWriteError:
-                self._scope.wait_connecting(self.inner, WRITE)
+        return patiently(self._scope, self.inner, WRITE, self.inner.send, data)
 
     def sendall(self, data: Any) -> None:
         with memoryview(data) as view:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import Any
 
-from ._connect import READ, WRITE, Scope
+from ._connect import READ, WRITE, Scope, patiently
 from ._errors import ClientRequestError, ProtocolError, ProxyError
 from ._http1 import MAX_INTERIM, HeadReader, ResponseHead, body_framing, encode_request_head, keeps_alive
+from ._mapping import describe
+from ._proxies import Proxy
 
 MOST_DRAINED = 64 * 1024  # bytes of a refusal that are read, to save its connection
 
@@ -16,12 +17,13 @@ class AskAnewError(Exception):
     """Another login is to be tried, and this connection cannot carry it."""
 
 
-def ask_for_tunnel(scope: Scope, sock: Any, authority: str) -> None:
+def ask_for_tunnel(scope: Scope, sock: Any, proxy: Proxy, authority: str) -> None:
     """Have the proxy at the other end of ``sock`` connect to ``authority``.
 
     Args:
         scope: on whose behalf; it knows the logins.
         sock: connected; it may or may not block.
+        proxy: what is at its other end.
         authority: host and port.
 
     Raises:
@@ -30,7 +32,7 @@ def ask_for_tunnel(scope: Scope, sock: Any, authority: str) -> None:
     """
     kept = False
     while True:
-        fields = f"Host: {authority}\r\n{scope.tunnel_fields()}"
+        fields = f"Host: {authority}\r\n{scope.tunnel_fields(proxy, authority)}"
         heads = HeadReader()
         try:
             _send(scope, sock, encode_request_head("CONNECT", authority, fields))
@@ -40,15 +42,14 @@ def ask_for_tunnel(scope: Scope, sock: Any, authority: str) -> None:
         except OSError as error:
             if kept:  # the proxy has closed it while somebody thought about the password
                 raise AskAnewError from None
-            what = error.strerror or str(error)
-            raise ProxyError("ERR_TUNNEL_CONNECTION_FAILED", f"the proxy broke off: {what}") from error
+            raise ProxyError("ERR_TUNNEL_CONNECTION_FAILED", f"the proxy broke off: {describe(error)}") from error
         if 200 <= head.status < 300:
             if heads.take_rest():
                 raise ProxyError("ERR_TUNNEL_CONNECTION_FAILED", "the proxy sent bytes that are not the server's")
-            scope.tunnel_opened(head)
+            scope.tunnel_opened(proxy, authority, head)
             return
         kept = _clear(scope, sock, heads, head)
-        scope.tunnel_refused(head)
+        scope.tunnel_refused(proxy, authority, head)
         if not kept:
             raise AskAnewError
 
@@ -91,19 +92,10 @@ def _clear(scope: Scope, sock: Any, heads: HeadReader, head: ResponseHead) -> bo
 def _send(scope: Scope, sock: Any, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        try:
-            view = view[sock.send(view) :]
-        except (BlockingIOError, ssl.SSLWantWriteError):
-            scope.wait_connecting(sock, WRITE)
-        except ssl.SSLWantReadError:
-            scope.wait_connecting(sock, READ)
+        view = view[patiently(scope, sock, WRITE, sock.send, view) :]
 
 
 def _receive(scope: Scope, sock: Any) -> bytes:
-    while True:
-        scope.wait_connecting(sock, READ)
-        try:
-            data: bytes = sock.recv(65536)
-            return data
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass
+    scope.wait_connecting(sock, READ)  # first: a socket that may block would not tell when it has to wait
+    data: bytes = patiently(scope, sock, READ, sock.recv, 65536)
+    return data

@@ -28,7 +28,7 @@ from ._connect import READ, WRITE, KillHandle, Scope, open_tcp, scopes
 from ._errors import ClientRequestError, ConnectError, ProxyError
 from ._http1 import Bytes
 from ._mapping import map_error, reset
-from ._options import Target
+from ._options import Target, bracketed
 from ._proxies import Proxies, Proxy
 from ._socks import open_socks
 from ._tls import NestedTLS, Waiting, has_lost_its_number, is_cut, refuse_http2
@@ -74,7 +74,7 @@ class _ConnectionMixin:
             sock, self.kill_handle = open_tcp(scope, host, port, self.socket_options or ())
         else:
             sock = self._reach(scope, proxy)
-            if proxy.scheme.startswith("socks"):
+            if proxy.is_socks:
                 sock = open_socks(scope, sock, proxy, host, port)
         # For whoever wraps it: ssl refuses to make a handshake on a socket that is plainly non-blocking.
         sock.settimeout(_HANDSHAKE_TIMEOUT)
@@ -120,11 +120,11 @@ class _HTTPSConnection(_ConnectionMixin, HTTPSConnection):
     def _tunnel(self) -> None:
         """Have the proxy connect to the server (RFC 9110, 9.3.6), with as many logins as that takes."""
         assert self._tunnel_host is not None
+        assert self.through is not None
         scope = scopes[threading.get_ident()]
         scope.step("tunnel")
-        host = f"[{self._tunnel_host}]" if ":" in self._tunnel_host else self._tunnel_host
         self.tunnelled = False
-        ask_for_tunnel(scope, self.sock, f"{host}:{self._tunnel_port}")
+        ask_for_tunnel(scope, self.sock, self.through, f"{bracketed(self._tunnel_host)}:{self._tunnel_port}")
         self.tunnelled = True
 
 
@@ -250,12 +250,18 @@ class _Way:
     __slots__ = ("forwards", "pool", "proxy", "tunnels", "turns")
 
     def __init__(self, pool: HTTPConnectionPool, proxy: Optional[Proxy], scheme: str, turns: Optional[_Turns]) -> None:
-        over_http = proxy is not None and not proxy.scheme.startswith("socks")
+        over_http = proxy is not None and not proxy.is_socks
         self.pool = pool
         self.proxy = proxy
         self.forwards = over_http and scheme == "http"  # the proxy reads the requests, and passes them on
         self.tunnels = over_http and scheme == "https"
         self.turns = turns
+
+    def close_idle(self) -> None:
+        """Close its idle connections, and those that come back later."""
+        idle: Any = self.pool.pool
+        if idle is not None:
+            idle.close()
 
     def leave(self) -> None:
         """A connection is in use no more."""
@@ -312,10 +318,6 @@ class Pools:
         self._closed = False
         _all_pools.add(self)
 
-    def proxy_for(self, target: Target) -> Optional[Proxy]:
-        """The proxy that requests to ``target`` go through. Raises ``ProxyError`` for a bad one in the environment."""
-        return self._way(target, False).proxy
-
     def connect(self, target: Target, scope: Scope, fresh: bool = False, private: bool = False) -> Wire:
         """A connection to the target's origin: an idle one, or, and with ``fresh`` only, a new one.
 
@@ -341,8 +343,7 @@ class Pools:
                 connection: Any = way.pool._new_conn() if fresh else way.pool._get_conn()
                 break
             except urllib3_errors.ClosedPoolError:  # ``clear`` was faster; it has forgotten this one
-                renewed = self._way(target, private)
-                way.pool = renewed.pool
+                way = self._way(target, private)
         if not connection.is_closed:
             try:
                 scope.expose(connection.kill_handle)
@@ -395,7 +396,7 @@ class Pools:
             turns = None if self._most is None else self._turns.setdefault(target.origin, _Turns(self._most))
             way = self._found[target.origin, private] = _Way(pool, proxy, target.scheme, turns)
             if self._closed:
-                pool.pool.close()  # type: ignore[union-attr]
+                way.close_idle()
             return way
 
     def _make_pool(self, target: Target, proxy: Optional[Proxy], private: bool) -> HTTPConnectionPool:
@@ -403,18 +404,15 @@ class Pools:
         if manager is None:
             manager = self._managers[proxy, private] = self._make_manager(proxy)
         settings: dict[str, Any] = {}
-        if target.scheme == "https":
-            context = self._context("server")
-            settings = {"ssl_context": context, "cert_reqs": context.verify_mode}
-        elif proxy is not None and proxy.scheme == "https":
-            context = self._context("proxy")
+        if target.scheme == "https" or (proxy is not None and proxy.scheme == "https"):
+            context = self._context("server" if target.scheme == "https" else "proxy")
             settings = {"ssl_context": context, "cert_reqs": context.verify_mode}
         return manager.connection_from_host(target.host, target.port, target.scheme, settings)
 
     def _make_manager(self, proxy: Optional[Proxy]) -> urllib3.PoolManager:
         settings: dict[str, Any] = {"num_pools": MOST_POOLS, "maxsize": MOST_IDLE, "socket_options": _SOCKET_OPTIONS}
         manager: urllib3.PoolManager
-        if proxy is None or proxy.scheme.startswith("socks"):
+        if proxy is None or proxy.is_socks:
             manager = urllib3.PoolManager(**settings)
         else:
             context = self._context("proxy") if proxy.scheme == "https" else None
@@ -439,9 +437,7 @@ class Pools:
             found, self._found = self._found, {}
             managers, self._managers = self._managers, {}
         for way in found.values():
-            idle = way.pool.pool
-            if idle is not None:
-                idle.close()  # type: ignore[attr-defined]
+            way.close_idle()
             way.pool.close()
         for manager in managers.values():
             manager.clear()
@@ -458,9 +454,7 @@ class Pools:
         found, self._found, self._managers = self._found, {}, {}  # a manager's own lock may be held for ever
         self._turns = {}
         for way in found.values():
-            idle = way.pool.pool
-            if idle is not None:
-                idle.close()  # type: ignore[attr-defined]
+            way.close_idle()
 
 
 _all_pools: weakref.WeakSet[Pools] = weakref.WeakSet()

@@ -2000,7 +2000,7 @@ class TestSecrets:
         request = one.session.request(one.url)
         assert request.end().get_response(LIMIT).json()
         assert request.wait(LIMIT)
-        shown = [repr(request), repr(one.session), repr(one.session._pools.proxy_for(request._exchange.target))]
+        shown = [repr(request), repr(one.session), repr(one.session._pools._way(request._exchange.target, False).proxy)]
         assert SECRET not in " ".join([*shown, caplog.text])
         assert RIGHT[6:] not in caplog.text
 
