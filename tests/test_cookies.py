@@ -25,6 +25,7 @@ from clientrequest import _cookies
 from clientrequest._cookies import Cookies, default_storage, partition_file
 from clientrequest._options import Target, parse_url
 from tests.support import LIMIT
+from tests.support.threads import fork_while_held
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, signals and limits of POSIX")
 
@@ -732,28 +733,12 @@ def test_users_clear_the_jar_meanwhile() -> None:
 def test_child_of_a_fork_does_not_wait_for_a_thread_that_it_has_not(tmp_path: Path, given: bool) -> None:
     jar = http.cookiejar.CookieJar() if given else None
     cookies = Cookies(jar, tmp_path / "cookies.json")
-    held, release = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        with cookies._saving, cookies._lock:
-            held.set()
-            release.wait(LIMIT)
+    def takes_one() -> bool:
+        take(cookies, "http://a.example/", f"a=1; {LASTING}")
+        return sent(cookies, "http://a.example/") == "a=1"
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert held.wait(LIMIT)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            signal.alarm(int(LIMIT))
-            take(cookies, "http://a.example/", f"a=1; {LASTING}")
-            status = 0 if sent(cookies, "http://a.example/") == "a=1" else 2
-        finally:
-            os._exit(status)
-    release.set()
-    holder.join(LIMIT)
-    assert os.waitpid(child, 0)[1] == 0
+    fork_while_held([cookies._saving, cookies._lock], takes_one, seconds=int(LIMIT))
 
 
 # --- the file ------------------------------------------------------------------------------------------------------

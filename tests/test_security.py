@@ -18,7 +18,7 @@ import ssl
 import stat
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from http.cookiejar import Cookie, CookieJar
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
@@ -42,6 +42,7 @@ from clientrequest import (
 )
 from tests.support import (
     LIMIT,
+    Answer,
     Conn,
     Handler,
     Peer,
@@ -53,6 +54,7 @@ from tests.support import (
     refused_port,
     scripted,
     server_context,
+    site,
     untrusted_context,
     wrong_name_context,
 )
@@ -60,8 +62,6 @@ from tests.support import (
 WITH_COOKIES = {"use_session_cookies": True}
 USER, PASSWORD = "bob", "password-5ecret"
 TOKEN, COOKIE, QUERY, PROXY_PASSWORD = "token-5ecret", "cookie-5ecret", "query-5ecret", "proxy-5ecret"
-
-Answer = tuple[int, Sequence[tuple[str, str]]]
 
 
 def basic(username: str, password: str) -> str:
@@ -89,18 +89,6 @@ def log_in(session: Session, url: str, password: str = PASSWORD, **options: Any)
     request.on("login", lambda info, callback: (asked.append(info), callback(USER, password)))
     assert request.end().wait(LIMIT)
     return asked
-
-
-def site(answers: Optional[dict[str, Answer]] = None) -> Handler:
-    """Gives each path its answer, and 200 to those that have none."""
-
-    def serve(conn: Conn) -> None:
-        while True:
-            request = conn.read_request()
-            status, headers = (answers or {}).get(request.target, (200, ()))
-            conn.respond(status, headers)
-
-    return serve
 
 
 def redirect_to(url: str, status: int = 307, *more: tuple[str, str]) -> Answer:

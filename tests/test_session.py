@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from http.cookiejar import Cookie, CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -39,6 +38,7 @@ from clientrequest import (
 from clientrequest import _session as session_module
 from tests.support import (
     LIMIT,
+    Answer,
     Conn,
     Gate,
     Handler,
@@ -51,16 +51,16 @@ from tests.support import (
     echo_json,
     scripted,
     server_context,
+    site,
     untrusted_context,
 )
-from tests.support.threads import in_threads
+from tests.support.threads import fork_while_held, in_threads
 
 ROOT = Path(__file__).parent.parent
 SECRET = "hunter2"
 WITH_COOKIES = {"use_session_cookies": True}
 LASTING = "Max-Age=3600"
 
-Answer = tuple[int, Sequence[tuple[str, str]]]
 
 on_linux = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="XDG_DATA_HOME means nothing here")
 posix = pytest.mark.skipif(os.name != "posix", reason="no file modes here")
@@ -68,18 +68,6 @@ posix = pytest.mark.skipif(os.name != "posix", reason="no file modes here")
 
 # ------------------------------------------------------------------------------
 # Servers and clients
-
-
-def site(answers: Optional[Mapping[str, Answer]] = None) -> Handler:
-    """Gives each path its answer, and 200 to those that have none."""
-
-    def serve(conn: Conn) -> None:
-        while True:
-            request = conn.read_request()
-            status, headers = (answers or {}).get(request.target, (200, ()))
-            conn.respond(status, headers)
-
-    return serve
 
 
 def setting(*lines: str, status: int = 200, **headers: str) -> Answer:
@@ -529,28 +517,7 @@ def test_threads_that_ask_at_once_get_one_default_session() -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_child_of_a_fork_can_ask_for_a_partition(name: str) -> None:
     """Though a thread of the parent was making one at that very moment."""
-    held, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with session_module._sessions_lock:
-            held.set()
-            release.wait(LIMIT)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert held.wait(LIMIT)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(3)
-            status = 0 if Session.from_partition(name).partition == name else 2
-        finally:
-            os._exit(status)
-    release.set()
-    holder.join(LIMIT)
-    assert os.waitpid(child, 0)[1] == 0
+    fork_while_held([session_module._sessions_lock], lambda: Session.from_partition(name).partition == name, seconds=3)
 
 
 def test_partition_that_was_closed_is_made_anew(name: str) -> None:

@@ -33,6 +33,7 @@ from .certificates import (
 )
 from .peer import (
     LIMIT,
+    Answer,
     BadRequest,
     Conn,
     EndOfStream,
@@ -50,6 +51,7 @@ from .peer import (
     parse_head,
     refused_port,
     scripted,
+    site,
 )
 from .recorder import REQUEST_EVENTS, RESPONSE_EVENTS, Emitter, Event, GrammarError, Recorder
 
@@ -57,6 +59,7 @@ __all__ = [
     "LIMIT",
     "REQUEST_EVENTS",
     "RESPONSE_EVENTS",
+    "Answer",
     "BadRequest",
     "ClientCertificate",
     "Conn",
@@ -85,6 +88,7 @@ __all__ = [
     "refused_port",
     "scripted",
     "server_context",
+    "site",
     "untrusted_context",
     "wrong_name_context",
 ]

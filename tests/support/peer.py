@@ -45,6 +45,7 @@ T = TypeVar("T")
 Header = tuple[str, str]
 Handler = Callable[["Conn"], object]
 Headers = Union[Mapping[str, str], Iterable[Header]]
+Answer = tuple[int, Headers]
 
 _REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (\S+) (HTTP/1\.[01])")
 _FIELD_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t -~\x80-\xff]*)")
@@ -928,6 +929,18 @@ def _is_departure(error: BaseException) -> bool:
 
 # ------------------------------------------------------------------------------
 # Ready-made handlers
+
+
+def site(answers: Mapping[str, Answer] | None = None) -> Handler:
+    """Gives each path its answer, status and headers, and 200 to those that have none."""
+
+    def serve(conn: Conn) -> None:
+        while True:
+            request = conn.read_request()
+            status, headers = (answers or {}).get(request.target, (200, ()))
+            conn.respond(status, headers)
+
+    return serve
 
 
 def echo_json(conn: Conn) -> None:

@@ -1,9 +1,13 @@
-"""Threads that begin together."""
+"""Threads that begin together, and children of a process whose threads hold locks."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
-from typing import Callable
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from .peer import LIMIT
 
@@ -28,3 +32,31 @@ def in_threads(count: int, work: Callable[[int], object]) -> None:
     assert not [thread for thread in threads if thread.is_alive()]
     if failed:
         raise failed[0]
+
+
+def fork_while_held(locks: Sequence[Any], check: Callable[[], bool], seconds: int) -> None:
+    """Fork while another thread holds ``locks``; ``check`` must come true in the child within ``seconds``."""
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            held.set()
+            release.wait(LIMIT)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(LIMIT)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(seconds)
+            status = 0 if check() else 2
+        finally:
+            os._exit(status)
+    release.set()
+    holder.join(LIMIT)
+    assert os.waitpid(child, 0)[1] == 0
