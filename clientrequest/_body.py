@@ -92,6 +92,8 @@ class Outbox:
                 self.taken += size
                 self.sent = self.taken
                 return True
+            # Asked before the worker can take it: whether ``drain`` follows does not hang on how fast it is.
+            crowded = self.taken + size - self.sent > self.high
             if size:
                 self._chunks.append(chunk)
                 self.taken += size
@@ -100,7 +102,7 @@ class Outbox:
         if self.starving and not self.corked:
             self.starving = False
             self.wake()
-        return self.taken - self.sent <= self.high or self.mode is BUFFERED or self.corked > 0
+        return not crowded or self.mode is BUFFERED or self.corked > 0
 
     def end(self, receipt: Optional[Receipt] = None) -> None:
         """Nothing more will be written. Raises ``ProtocolError`` if more was announced, and stays open."""
@@ -251,7 +253,6 @@ class Outbox:
             self.dropping = True
             self._chunks.clear()
             self.sent = self.taken
-        self.need_drain = False
         self.forget_replay()
         self.room.notify()
 

@@ -339,9 +339,14 @@ class Exchange(Life):
         if sends_body:
             self._rewind(f"{hop.target.authority} redirects")
         if hop.sends_body and not sends_body:
-            self.outbox.drop()
-            self.refuse_receipts()
+            self._drop_body()
         return Hop(redirect.method, redirect.target, headers, sends_body)
+
+    def _drop_body(self) -> None:
+        """Nobody wants the rest: free those who write it, and those who wait for ``drain``."""
+        self.outbox.drop()
+        self.send_drain()
+        self.refuse_receipts()
 
     def _rewind(self, why: str) -> None:
         if not self.outbox.rewind():
@@ -471,8 +476,7 @@ class Exchange(Life):
         """Hand the response out and see it to its end."""
         if not trip.body_sent:
             # An early answer: nobody wants the rest of the body (RFC 9112, 9.6).
-            self.outbox.drop()
-            self.refuse_receipts()
+            self._drop_body()
         incoming = self._receive(hop, trip, head, self._options.decode)
         self.move(Phase.READING)
         if not trip.body_sent:

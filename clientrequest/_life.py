@@ -409,6 +409,13 @@ class Life:
             else:
                 report(raised)
 
+    def send_drain(self) -> bool:
+        """Send ``drain`` if somebody waits for it and there is room again; whether it did."""
+        due = self.outbox.need_drain and self.outbox.drain_due()
+        if due:
+            self.emit("drain")
+        return due
+
     def refuse_receipts(self) -> None:
         """Tell those who wrote what will never be sent."""
         for receipt in self.outbox.all_receipts():

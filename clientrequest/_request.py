@@ -328,6 +328,8 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         if not self._options.blocking or exchange.strand.is_current():
             outbox.need_drain = True
             exchange.wake()  # it may have made room already, and would not look again
+            if outbox.dropping:  # and looks no more
+                outbox.need_drain = False
             return
         try:
             outbox.room.wait_for(lambda: outbox.has_room() or exchange.over)

@@ -193,11 +193,12 @@ class RoundTrip:
                 outbox.starving = True
                 if outbox.has_more():
                     return True
+                if self._life.send_drain():  # here, and not once woken: who asks for it may have woken us earlier
+                    continue  # a listener may have written
                 self._life.step("await-writer")
                 ready = self._life.wait(self.wire.sock, READ, None)
                 if ready & READ and self._receive_head():
                     return False
-                self._send_drain()
         finally:
             outbox.starving = False
 
@@ -238,12 +239,8 @@ class RoundTrip:
 
     def _advance(self, count: int) -> None:
         self._outbox.advance(count)
-        self._send_drain()
+        self._life.send_drain()
         self.report_upload(last=False)
-
-    def _send_drain(self) -> None:
-        if self._outbox.need_drain and self._outbox.drain_due():
-            self._life.emit("drain")
 
     def report_upload(self, last: bool) -> None:
         owner = self._life.current_owner()

@@ -13,6 +13,8 @@ from typing import Any, Callable
 import pytest
 
 from clientrequest import AbortedError, ClientRequest, ClientRequestError, RequestTimeout, Timeout, TransferError
+from clientrequest._body import CHUNKED, Outbox
+from clientrequest._round_trip import RoundTrip
 from tests.support import LIMIT, Conn, Gate, Handler, Peer, Recorder, echo_json
 
 KIB, MIB = 1024, 1024 * 1024
@@ -309,6 +311,44 @@ class TestNotBlocking:
         needed, waiting = states[0]
         assert not needed
         assert waiting <= MIB // 2
+
+    def test_drain_follows_however_fast_the_worker_is(self) -> None:
+        """Whether it does is known at the call, as in Node: what is written passes the mark, or it does not."""
+        outbox = Outbox(high=10, keep=0)
+        outbox.mode, outbox.open, outbox.starving = CHUNKED, True, True
+
+        def send_all() -> None:
+            for chunk in outbox.take()[0]:
+                outbox.advance(len(chunk))
+
+        outbox.wake = send_all
+        assert not outbox.put(b"x" * 11)
+        assert outbox.waiting == 0
+
+    def test_drain_follows_a_writer_that_asks_late(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its chunk is sent before it asks, and its wake-up comes while the worker looks for an answer."""
+        sent, asked = Gate(), Gate()
+        wait_for_room, answered = ClientRequest._wait_for_room, RoundTrip._answered
+
+        def ask_late(request: ClientRequest) -> None:
+            sent.wait()
+            wait_for_room(request)
+            asked.set()
+
+        def look_late(trip: RoundTrip) -> bool:
+            sent.set()
+            asked.wait()
+            return answered(trip)
+
+        monkeypatch.setattr(ClientRequest, "_wait_for_room", ask_late)
+        monkeypatch.setattr(RoundTrip, "_answered", look_late)
+        with Peer(echo_json) as peer:
+            request = post(peer, blocking=False, high_water_mark=10)
+            recorder = Recorder(request, consume=True)
+            request.write(b"x" * 1000)
+            recorder.wait("drain")
+            request.end()
+            recorder.wait("close")
 
     def test_below_the_mark_there_is_no_drain(self) -> None:
         with Peer(echo_json) as peer:

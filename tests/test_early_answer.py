@@ -150,6 +150,21 @@ def test_an_answer_frees_a_writer_that_waits(serve: Serve, upload: Make) -> None
     assert request.get_response(LIMIT).status_code == 413
 
 
+def test_an_answer_frees_who_waits_for_drain(serve: Serve, upload: Make) -> None:
+    answer = Gate()
+    request = upload(
+        serve(scripted(answer, b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n", Conn.hold, body=False)), blocking=False
+    )
+    recorder = Recorder(request, consume=True)
+    request.write(MUCH)
+    assert request.writable_need_drain
+    answer.set()
+    recorder.wait("drain")
+    assert not request.writable_need_drain
+    recorder.wait("close")
+    recorder.check_grammar(early_answer=True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_frees_flush(serve: Serve, upload: Make, kind: str) -> None:
     request = upload(serve(early(kind)), high_water_mark=2 * len(MUCH))
