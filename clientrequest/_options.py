@@ -347,7 +347,9 @@ def parse_url(value: object) -> Target:
 
 def _shown(url: str) -> str:
     """The URL for an error message: without what may be a password, and not too long."""
-    return re.sub(r".*@", "...@", url, flags=re.DOTALL).partition("?")[0].partition("#")[0][:80]
+    # No regular expression: looking for an "@" from each place anew would take quadratic time.
+    _, at, rest = url.rpartition("@")
+    return (f"...@{rest}" if at else rest).partition("?")[0].partition("#")[0][:80]
 
 
 def _scheme(value: object) -> str:

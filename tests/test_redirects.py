@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 import pytest
 
 from clientrequest import ClientRequest, InvalidStateError, RedirectError, Session
+from clientrequest._http1 import ResponseHead
 from clientrequest._options import parse_url
-from clientrequest._redirects import referrer_after
+from clientrequest._redirects import parse_redirect, referrer_after
 from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json
 
 
@@ -219,6 +222,16 @@ def test_refused_targets(session: Session, location: str, code: str) -> None:
             request.wait(LIMIT)
         assert raised.value.code == code
         assert recorder.names("request") == ["finish", "error", "close"]
+
+
+@pytest.mark.parametrize("start", ["http://a:x/", "http://a%@b:x/"])
+@pytest.mark.parametrize("filler", ["a", "["])
+def test_a_long_location_takes_no_long_time(start: str, filler: str) -> None:
+    head = ResponseHead((1, 1), 302, "", [("Location", start + filler * 200_000)])
+    began = time.thread_time()
+    with contextlib.suppress(RedirectError):
+        parse_redirect(head, "GET", parse_url("http://example.com/"))
+    assert time.thread_time() - began < 5.0  # it took minutes once
 
 
 def test_twenty_are_followed_and_no_more(session: Session) -> None:
