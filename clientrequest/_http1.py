@@ -62,7 +62,7 @@ class ResponseHead:
             return []
         if len(values) == 1 and "," not in values[0]:
             return [values[0].lower()] if values[0] else []
-        items = (item.strip().lower() for value in values for item in value.split(","))
+        items = (item.strip("\t ").lower() for value in values for item in value.split(","))
         return [item for item in items if item]
 
 
@@ -188,7 +188,7 @@ def _content_length(head: ResponseHead) -> Optional[int]:
         return None
     text = values[0]
     if len(values) > 1 or "," in text:
-        lengths = {item.strip() for value in values for item in value.split(",")}
+        lengths = {item.strip("\t ") for value in values for item in value.split(",")}
         if len(lengths) > 1:
             raise ProtocolError("ERR_RESPONSE_HEADERS_MULTIPLE_CONTENT_LENGTH", "different values of Content-Length")
         (text,) = lengths

@@ -290,6 +290,7 @@ def test_line_ends_may_be_mixed(separator: bytes) -> None:
         ([b"A, b ,\tc"], ["a", "b", "c"]),
         ([b"a", b"B"], ["a", "b"]),
         ([b",, a ,"], ["a"]),
+        ([b"a\xa0,\x85b"], ["a\xa0", "\x85b"]),  # white space elsewhere, not in HTTP
         ([b""], []),
         ([], []),
     ],
@@ -423,13 +424,29 @@ def test_content_length(value: bytes, length: int) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"five", b"-5", b"+5", b"5.0", b"5 5", b"0x5", b"1_0", b"\xb5", b"\xb2", b"1" * 20, b"1" * 5000],
+    [
+        b"",
+        b"five",
+        b"-5",
+        b"+5",
+        b"5.0",
+        b"5 5",
+        b"0x5",
+        b"1_0",
+        b"\xb5",
+        b"\xb2",
+        b"1" * 20,
+        b"1" * 5000,
+        b"5\xa0,5\xa0",
+    ],
 )
 def test_bad_content_length(value: bytes) -> None:
     assert code_of(OK + b"Content-Length: " + value + b"\r\n\r\n") == "ERR_INVALID_HTTP_RESPONSE"
 
 
-@pytest.mark.parametrize("value", [b"5, 6", b"5\r\nContent-Length: 6", b"5\r\nCONTENT-LENGTH: 05", b"5,", b"5, x"])
+@pytest.mark.parametrize(
+    "value", [b"5, 6", b"5\r\nContent-Length: 6", b"5\r\nCONTENT-LENGTH: 05", b"5,", b"5, x", b"5, 5\xa0"]
+)
 def test_two_lengths(value: bytes) -> None:
     expected = "ERR_RESPONSE_HEADERS_MULTIPLE_CONTENT_LENGTH"
     assert code_of(OK + b"Content-Length: " + value + b"\r\n\r\n12345") == expected
@@ -444,7 +461,17 @@ def test_length_and_chunked_together(method: str, order: int) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"gzip", b"gzip, chunked", b"chunked, gzip", b"identity", b"chunked, chunked", b"chunked;q=1", b"xchunked"],
+    [
+        b",chunked\xa0",
+        b"\x85chunked,",
+        b"gzip",
+        b"gzip, chunked",
+        b"chunked, gzip",
+        b"identity",
+        b"chunked, chunked",
+        b"chunked;q=1",
+        b"xchunked",
+    ],
 )
 def test_other_transfer_encodings(value: bytes) -> None:
     assert code_of(OK + b"Transfer-Encoding: " + value + b"\r\n\r\n0\r\n\r\n") == "ERR_INVALID_HTTP_RESPONSE"
