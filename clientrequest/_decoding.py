@@ -154,7 +154,8 @@ class _Brotli:
                 return piece
             if more and not data:  # asked with nothing, as output may be left when all input is taken
                 return b""
-        self._pending = b""
+        if self._pending:  # what came along with the end it has refused itself
+            raise _damaged("br")
         return b""
 
     def finish(self) -> None:

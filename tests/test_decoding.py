@@ -183,10 +183,12 @@ def test_zstd_of_several_frames(kind: str) -> None:
     assert run(decoder_for(kind), bytewise(b"".join(frames))) == b"one two"
 
 
-@pytest.mark.parametrize("kind", where_installed("zstd"))
-def test_anything_else_behind_zstd_is_an_error(kind: str) -> None:
-    with pytest.raises(ProtocolError):
-        run(decoder_for(kind), [zstd(TEXT) + b"padding"])
+@pytest.mark.parametrize("kind", where_installed("br", "zstd"))
+def test_anything_else_behind_br_and_zstd_is_an_error_however_it_arrives(kind: str) -> None:
+    coded = ENCODERS[kind](TEXT)
+    for pieces in ([coded + b"padding"], [coded, b"padding"], bytewise(coded + b"padding")):
+        with pytest.raises(ProtocolError):
+            run(decoder_for(kind), pieces)
 
 
 # ------------------------------------------------------------------------------
