@@ -15,6 +15,7 @@ from typing import Any, Optional, Protocol
 from ._errors import ProtocolError
 
 MOST_CODINGS = 5  # one inside the other; each costs a window of memory
+MOST_LOST = 16 * 1024 * 1024  # bytes that go from one coding to the next before anything comes out of the last
 
 
 class Decoder(Protocol):
@@ -38,11 +39,8 @@ def make_decoder(codings: list[str]) -> Optional[Decoder]:
         raise ProtocolError("ERR_CONTENT_DECODING_FAILED", f"more than {MOST_CODINGS} content codings")
     if not applied or any(coding not in _FACTORIES or not _available(coding) for coding in applied):
         return None
-    decoder: Optional[Decoder] = None
-    for coding in reversed(applied):  # the last one applied comes off first
-        single = _FACTORIES[coding]()
-        decoder = single if decoder is None else _Chain(decoder, single)
-    return decoder
+    decoders: list[Decoder] = [_FACTORIES[coding]() for coding in reversed(applied)]  # the last one comes off first
+    return decoders[0] if len(decoders) == 1 else _Chain(decoders)
 
 
 @functools.lru_cache(maxsize=1)
@@ -197,28 +195,35 @@ class _Zstandard:
 
 
 class _Chain:
-    """Two codings, one inside the other."""
+    """Codings one inside the other; the outermost comes first."""
 
-    def __init__(self, outer: Decoder, inner: Decoder) -> None:
-        self._outer = outer
-        self._inner = inner
+    def __init__(self, decoders: list[Decoder]) -> None:
+        self._decoders = decoders
 
     def feed(self, data: bytes) -> None:
-        self._outer.feed(data)
+        self._decoders[0].feed(data)
 
     def read(self, limit: int) -> bytes:
+        lost = 0
         while True:
-            piece = self._inner.read(limit)
-            if piece:
+            following: Optional[Decoder] = None
+            for decoder in reversed(self._decoders):
+                piece = decoder.read(limit)
+                if piece:
+                    break
+                following = decoder
+            if not piece or following is None:
                 return piece
-            between = self._outer.read(limit)
-            if not between:
-                return b""
-            self._inner.feed(between)
+            # Padding and empty blocks come to nothing, and there may be thousands of times as many of them as bytes
+            # came in, once for each coding: without a bound, some bytes would keep this busy for hours.
+            lost += len(piece)
+            if lost > MOST_LOST:
+                raise ProtocolError("ERR_CONTENT_DECODING_FAILED", f"more than {MOST_LOST} bytes come to nothing")
+            following.feed(piece)
 
     def finish(self) -> None:
-        self._outer.finish()
-        self._inner.finish()
+        for decoder in self._decoders:
+            decoder.finish()
 
 
 def _zstd_module() -> Any:

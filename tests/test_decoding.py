@@ -348,6 +348,28 @@ def test_a_bomb_inside_a_bomb_is_bounded_too(kind: str) -> None:
     assert peak < 1_000_000
 
 
+def packed_again(start: bytes, unit: bytes) -> tuple[bytes, bytes]:
+    """gzip of `start` and of `unit`; the latter may be repeated, as if `unit` had been."""
+    compressor = zlib.compressobj(wbits=31)
+    coded_start = compressor.compress(start) + compressor.flush(zlib.Z_FULL_FLUSH)
+    return coded_start, compressor.compress(unit) + compressor.flush(zlib.Z_FULL_FLUSH)
+
+
+def test_a_bomb_of_which_nothing_comes_out_is_given_up() -> None:
+    start, unit = packed_again(packed(b""), bytes(1 << 20))
+    start, unit = packed_again(start, unit * 1024)
+    coded = start + unit * 1024  # of a terabyte of padding
+    assert len(coded) < 10_000_000
+    with pytest.raises(ProtocolError) as caught:
+        run(decoder_for("gzip", "gzip", "gzip"), [coded])
+    assert caught.value.code == "ERR_CONTENT_DECODING_FAILED"
+
+
+def test_some_padding_inside_is_no_bomb() -> None:
+    coded = packed(packed(TEXT) + bytes(1 << 20))
+    assert run(decoder_for("gzip", "gzip"), [coded]) == TEXT
+
+
 # ------------------------------------------------------------------------------
 # Over the wire
 
