@@ -100,7 +100,11 @@ def resolve(scope: Scope, host: str, port: int) -> list[Any]:
         scope.wake()
 
     # A daemon: it may hang for as long as the resolver likes, and the interpreter does not wait for it.
-    threading.Thread(target=look_up, name="clientrequest-lookup", daemon=True).start()
+    thread = threading.Thread(target=look_up, name="clientrequest-lookup", daemon=True)
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        raise ConnectError("ERR_INSUFFICIENT_RESOURCES", f"{host}: no thread to look it up: {error}") from error
     while not answer:
         scope.wait_connecting(None, 0)
     if isinstance(answer[0], Exception):

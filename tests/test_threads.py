@@ -9,7 +9,15 @@ from typing import Any, Callable
 
 import pytest
 
-from clientrequest import ClientRequest, ClientRequestError, InvalidStateError, Session, _workers, signals
+from clientrequest import (
+    ClientRequest,
+    ClientRequestError,
+    ConnectError,
+    InvalidStateError,
+    Session,
+    _workers,
+    signals,
+)
 from clientrequest._exchange import Exchange
 from clientrequest._workers import Worker, crew
 from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted, server_context
@@ -547,6 +555,25 @@ def test_abort_before_the_start_works_without_a_thread() -> None:
     recorder = Recorder(request)
     request.abort()
     assert recorder.names() == ["abort", "close"]
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_name_that_no_thread_can_look_up_is_an_error_that_says_so(session: Session) -> None:
+    """There is a worker, parked by the request before, but no thread for the name."""
+    with Peer(echo_json) as peer, pytest.MonkeyPatch.context() as patch:
+        assert session.request(peer.url()).end().wait(LIMIT)
+        wait_parked(1)
+        patch.setattr(threading.Thread, "start", lambda thread: (_ for _ in ()).throw(RuntimeError("no thread")))
+        request = session.request(peer.url(host="localhost"))
+        recorder = Recorder(request)
+        with pytest.raises(ConnectError) as raised:
+            request.end().wait(LIMIT)
+        assert raised.value.code == "ERR_INSUFFICIENT_RESOURCES"
+        assert isinstance(raised.value.__cause__, RuntimeError)
+        recorder.wait("close")
+        assert recorder.names() == ["error", "close"]
+        patch.undo()
+        assert session.request(peer.url(host="localhost")).end().wait(LIMIT)
 
 
 def test_session_works_again_once_threads_can_be_had(session: Session) -> None:
