@@ -17,7 +17,7 @@ from ._errors import ProtocolError
 from ._gates import Gate
 
 MEMORY_LIMIT = 8 * 1024 * 1024  # bytes of a buffered body that stay in memory
-FILE_BLOCK = 256 * 1024  # bytes read from the temporary file at once
+FILE_BLOCK = 256 * 1024  # bytes of the temporary file that are read, or written, at once
 MOST_CHUNKS = 16384  # chunks the worker takes at once
 
 BUFFERED, CHUNKED, LENGTH = "buffered", "chunked", "length"
@@ -57,6 +57,7 @@ class Outbox:
     _again: Sequence[bytes] = ()  # to be sent once more before the live chunks
     _kept_size = 0
     _file: Optional[IO[bytes]] = None
+    _spilled = 0  # bytes in it
 
     def __init__(self, high: int, keep: int) -> None:
         self.high = high
@@ -97,8 +98,8 @@ class Outbox:
             if size:
                 self._chunks.append(chunk)
                 self.taken += size
-                if self.mode is BUFFERED and self.taken > MEMORY_LIMIT:
-                    self._spill()
+                if self.mode is BUFFERED and self.taken > MEMORY_LIMIT and self.taken - self._spilled >= FILE_BLOCK:
+                    self._spill_or_refuse(size, receipt)
         if self.starving and not self.corked:
             self.starving = False
             self.wake()
@@ -134,10 +135,31 @@ class Outbox:
     def has_room(self) -> bool:
         return self.waiting <= self.low or self.dropping
 
+    def _spill_or_refuse(self, size: int, receipt: Optional[Receipt]) -> None:
+        """Move what is in memory to the file. Where it takes no more, the last chunk, of ``size``, was not taken."""
+        try:
+            self._spill()
+        except BaseException:
+            self._chunks.pop()
+            self.taken -= size
+            if receipt is not None:
+                self.receipts.pop()
+            raise
+
     def _spill(self) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close())
-        self._file.writelines(self._chunks)
+            # Unbuffered: what a buffer could not get rid of, it would try to write again.
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (closed in close())
+        try:
+            for block in _joined(self._chunks):
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+        except BaseException:
+            self._file.truncate(self._spilled)
+            self._file.seek(self._spilled)
+            raise
+        self._spilled = self.taken
         self._chunks.clear()
 
     # --- the worker's side ---
@@ -206,17 +228,14 @@ class Outbox:
     def blocks(self) -> Iterator[bytes]:
         """A buffered body from its beginning, as often as it is asked for."""
         self._handed = self.taken
-        if self._file is None:
-            yield from self._chunks
-            return
-        if self._chunks:
-            self._spill()
-        self._file.seek(0)
-        while True:
-            block = self._file.read(FILE_BLOCK)
-            if not block:
-                return
-            yield block
+        if self._file is not None:
+            self._file.seek(0)
+            while True:
+                block = self._file.read(FILE_BLOCK)
+                if not block:
+                    break
+                yield block
+        yield from self._chunks
 
     def feed(self, update: Callable[[bytes], object]) -> None:
         """Give a body that ``is_known`` to ``update``, in pieces."""
@@ -269,6 +288,19 @@ class Outbox:
         if self._file is not None:
             self._file.close()
         self.room.notify()
+
+
+def _joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces that are worth a call of the system each."""
+    batch: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        batch.append(chunk)
+        size += len(chunk)
+        if size >= FILE_BLOCK:
+            yield b"".join(batch)
+            batch, size = [], 0
+    yield b"".join(batch)
 
 
 def _nobody() -> None:

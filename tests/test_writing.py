@@ -146,6 +146,42 @@ class TestBuffered:
         assert described["sha256"] == hashlib.sha256(body).hexdigest()
         assert ["Content-Length", str(size)] in described["headers"]
 
+    @pytest.mark.parametrize("limit", ["descriptors", "bytes"])
+    def test_chunk_that_no_file_takes_is_not_taken(self, limit: str) -> None:
+        """The file cannot be opened, or is full in the middle of the chunk; the body goes on without it."""
+        resource = pytest.importorskip("resource")
+        which, most = {
+            "descriptors": (resource.RLIMIT_NOFILE, 3),
+            "bytes": (resource.RLIMIT_FSIZE, 9 * MIB),
+        }[limit]
+        taken = [os.urandom(8 * MIB), os.urandom(MIB // 2)]
+        called: list[object] = []
+        with Peer(echo_json) as peer:
+            request = post(peer)
+            request.write(taken[0])
+            if limit == "bytes":
+                request.write(taken[1])  # it is in the file before that is full
+            soft, hard = resource.getrlimit(which)
+            resource.setrlimit(which, (most, hard))
+            try:
+                for size in (MIB, 2 * MIB):
+                    before = request.tell()
+                    with pytest.raises(OSError):  # noqa: PT011  (the system's own)
+                        request.write(bytes(size), callback=called.append)
+                    assert request.tell() == before
+            finally:
+                resource.setrlimit(which, (soft, hard))
+            if limit == "descriptors":
+                request.write(taken[1])
+            taken += [b"x" * MIB, b"y"]
+            request.write(taken[2])
+            request.write(taken[3], callback=called.append)
+            described = request.end().get_response(LIMIT).json()
+            assert request.wait(LIMIT)
+        assert described["length"] == sum(map(len, taken))
+        assert described["sha256"] == hashlib.sha256(b"".join(taken)).hexdigest()
+        assert called == [None]
+
     def test_order_is_kept_across_the_temporary_file(self) -> None:
         pieces = [b"first", b"m" * (8 * MIB), b"after", b"n" * 100, b"last"]
         with Peer(echo_json) as peer:
