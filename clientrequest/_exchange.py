@@ -183,7 +183,10 @@ class Exchange(Life):
             self.wake()
             return
         if self._takes(REFUSE):
-            crew.run(self._refuse_late)
+            try:
+                crew.run(self._refuse_late)
+            except (RuntimeError, OSError, MemoryError):  # no thread for it: the next one that is free
+                crew.run_soon(self._refuse_late)
 
     def _refuse_late(self, worker: Worker) -> None:
         self.strand.context.copy().run(self.refuse_receipts)

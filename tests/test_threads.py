@@ -20,7 +20,7 @@ from clientrequest import (
 )
 from clientrequest._exchange import Exchange
 from clientrequest._workers import Worker, crew
-from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted, server_context
+from tests.support import LIMIT, Conn, Gate, Peer, Recorder, early_answer, echo_json, scripted, server_context
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BEGUN = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab"
@@ -574,6 +574,38 @@ def test_name_that_no_thread_can_look_up_is_an_error_that_says_so(session: Sessi
         assert recorder.names() == ["error", "close"]
         patch.undo()
         assert session.request(peer.url(host="localhost")).end().wait(LIMIT)
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_callback_of_a_dropped_chunk_waits_for_a_thread_if_there_is_none(session: Session) -> None:
+    """Behind an early answer ``write()`` takes and drops; that it finds no thread is no reason to raise."""
+    called: list[tuple[str, object]] = []
+    both = threading.Event()
+
+    def call_back(name: str, error: object) -> None:
+        called.append((name, error))
+        if len(called) == 2:
+            both.set()
+
+    with Peer(scripted(OK)) as peer, pytest.MonkeyPatch.context() as patch:
+        early = early_answer("keep_reading")
+        with Peer(early) as refusing:
+            request = session.request(refusing.url(), method="POST", chunked_encoding=True)
+            request.write(b"x")
+            assert request.get_response(LIMIT).read() == b"too much\n"
+            assert request.wait(LIMIT)
+            wait_parked(1)
+            for worker in crew.send_home():
+                worker.join(LIMIT)
+            patch.setattr(Worker, "start", lambda worker: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+            assert request.write(b"first", callback=lambda error: call_back("first", error)) == 5
+            request.end(callback=lambda error: call_back("end", error))
+            assert called == []
+            patch.undo()
+        assert session.request(peer.url()).end().wait(LIMIT)
+        assert both.wait(LIMIT)
+    assert [name for name, _ in called] == ["first", "end"]
+    assert all(isinstance(error, ClientRequestError) for _, error in called)
 
 
 def test_session_works_again_once_threads_can_be_had(session: Session) -> None:
