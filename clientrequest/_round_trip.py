@@ -30,6 +30,7 @@ from ._workers import READ, WRITE
 
 CONTINUE_WAIT = 1.0  # seconds for which a body waits for "100 Continue"
 BATCH = 256 * 1024  # bytes of a buffered body sent at once
+SEND_LOOKS = 10  # times within the write limit that a blocked send looks whether the server takes anything
 
 
 class Hop:
@@ -230,12 +231,33 @@ class RoundTrip:
             if until is None:
                 until = self._life.until(self._life.timeout.write)
                 self._life.step("send-blocked")
-            ready = self._life.wait(wire.sock, READ | wire.want, until, "ERR_TIMED_OUT", "sending")
+            ready = self._wait_sendable(until)
             if ready & READ and self._receive_head():
                 return False
-            if ready & WRITE:
+            if not ready or ready & WRITE:
                 until = None  # the server has taken something, be it that TLS does not say how much
         return True
+
+    def _wait_sendable(self, until: Optional[float]) -> int:
+        """Wait until the socket takes more, or there is something to receive; 0 if only the server has taken something.
+
+        A socket that was full takes nothing before a third of what the system holds for it is gone. That can be some
+        MiB, so on a slow network it can last longer than the limit, with all well.
+        """
+        life, wire = self._life, self.wire
+        limit, held = life.timeout.write, wire.held_by_system()
+        if limit is None or until is None or held is None:
+            return life.wait(wire.sock, READ | wire.want, until, "ERR_TIMED_OUT", "sending")
+        while True:
+            look = min(until, time.monotonic() + min(limit / SEND_LOOKS, 1.0))
+            ready = life.wait(wire.sock, READ | wire.want, look)
+            if ready:
+                return ready
+            left = wire.held_by_system()
+            if left is not None and left < held:
+                return 0
+            if look == until:
+                return life.wait(wire.sock, READ | wire.want, until, "ERR_TIMED_OUT", "sending")
 
     def _advance(self, count: int) -> None:
         self._outbox.advance(count)

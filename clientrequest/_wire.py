@@ -11,6 +11,7 @@ import os
 import queue
 import socket
 import ssl
+import sys
 import threading
 import time
 import weakref
@@ -41,6 +42,11 @@ _IOV_LIMIT = 64  # buffers in one sendmsg; beyond that joining is faster
 _JOIN_LIMIT = 128 * 1024  # bytes up to which joining is no slower than sendmsg
 _TLS_AT_ONCE = 256 * 1024  # bytes of one send over TLS
 _HANDSHAKE_TIMEOUT = 3600.0  # any number but 0: the real limits are the scope's
+
+if sys.platform == "linux":
+    import fcntl
+
+_SIOCOUTQ = 0x5411  # Linux: asks a TCP socket how much of what it sent is not acknowledged
 
 # Without TCP_NODELAY a small request behind a proxy waits 40 ms; urllib3 leaves it off there.
 _SOCKET_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
@@ -511,6 +517,13 @@ class Wire:
             raise reset() from error
         self.want = WRITE  # gevent's TLS sockets give 0 instead of raising
         return sent
+
+    def held_by_system(self) -> Optional[int]:
+        """Bytes that the socket took and the server has not confirmed yet; ``None`` where the system does not tell."""
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                return int.from_bytes(fcntl.ioctl(self.sock.fileno(), _SIOCOUTQ, bytes(4)), sys.byteorder)
+        return None
 
     def fit(self, buffers: list[Bytes]) -> list[Bytes]:
         """The same bytes in the form that goes out fastest: joined where they are small or the socket cannot gather."""

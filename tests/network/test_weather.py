@@ -10,7 +10,7 @@ import pytest
 from clientrequest import Session, Timeout
 from tests.network.conftest import World
 from tests.network.network import Network, Weather, drop_first, now
-from tests.network.scenes import DOWNLOADS, UPLOADS, digest, download, noise
+from tests.network.scenes import DOWNLOADS, UPLOADS, Deed, digest, download, noise
 from tests.support import echo_json
 
 pytestmark = pytest.mark.network
@@ -62,3 +62,19 @@ def test_lost_syn(world: World, network: Network, session: Session) -> None:
     assert session.request(peer.url(), timeout=Timeout(connect=5)).end().get_response().json()["method"] == "GET"
     assert 0.9 < time.monotonic() - start < 3
     assert len(peer.requests) == 1
+
+
+@pytest.mark.parametrize(("deed", "tls"), [(UPLOADS[1], True), (UPLOADS[2], False)], ids=str)
+def test_a_slow_network_is_no_silent_one(world: World, deed: Deed, tls: bool) -> None:
+    """The `write` limit begins again with each byte that the server takes.
+
+    A kernel with a large buffer takes none of ours for longer than that, while it sends what it has.
+    """
+    world.client.set_kernel(tcp_wmem="4096 1000000 1000000")
+    world.network.weather = Weather(rate=500_000)
+    peer, size = world.serve(echo_json, tls), 1_500_000
+    request = deed.prepare(world.session(), peer.url(), size, timeout=Timeout(write=0.2, read=20))
+    start = time.monotonic()
+    answer = json.loads(deed.do(request, size))
+    assert (answer["length"], answer["sha256"]) == (size, digest(noise(size)))
+    assert time.monotonic() - start > 2
