@@ -7,6 +7,7 @@ socket is handed out as a ``Wire``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import socket
@@ -476,6 +477,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def _nothing_yet(error: OSError) -> None:
+    """What a receive that got nothing means. Raises ``error`` if it says that the connection is dead.
+
+    From Python 3.10 on the system's ETIMEDOUT is a ``socket.timeout`` too. It is told once only; what comes next looks
+    like an end.
+    """
+    if error.errno == errno.ETIMEDOUT:
+        raise error
+
+
 class Wire:
     """A connected, non-blocking connection in the hands of one request."""
 
@@ -540,8 +551,8 @@ class Wire:
         """What is there, at most ``size`` bytes; ``b""`` at the end, ``None`` if nothing is there yet."""
         try:
             data: bytes = self.sock.recv(size)
-        except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
+        except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+            return _nothing_yet(error)
         except ssl.SSLError as error:
             self._end_by(error)
             return b""
@@ -552,8 +563,8 @@ class Wire:
         """The same into a buffer: the number of bytes, 0 at the end, ``None`` if nothing is there yet."""
         try:
             count: int = self.sock.recv_into(view)
-        except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return None
+        except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+            return _nothing_yet(error)
         except ssl.SSLError as error:
             self._end_by(error)
             return 0

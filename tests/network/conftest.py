@@ -83,6 +83,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         world = World(stack)
         with world.client.inside():
             yield world
+        world.network.close_down()
 
 
 @pytest.fixture

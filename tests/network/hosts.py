@@ -65,6 +65,8 @@ class Host:
             self._namespace = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
             self.card = _make_card()
             self._ip("link set lo up", f"addr add {address}/32 dev {CARD}", *more, *self._up())
+        # How much a kernel buffers decides what a client notices, and when.
+        self.set_kernel(tcp_wmem="4096 65536 1000000", tcp_rmem="4096 131072 1000000")
 
     def __repr__(self) -> str:
         return f"<Host {self.address}>"

@@ -90,7 +90,7 @@ class Network:
     def __init__(self, *hosts: Host, seed: int = 1) -> None:
         self.weather = FAIR
         self.counts: Counter[str] = Counter()
-        """What became of the packets: `travelled` in some weather, `lost`, `overflown`, `doubled`, `damaged`, `late` there,
+        """What became of packets: `travelled` in some weather, `lost`, `overflown`, `doubled`, `damaged`, `late` there,
         `dropped` by a fault, `carried` to a host."""
         self.errors: list[BaseException] = []
         self._hosts = {host.address: host for host in hosts}
@@ -123,6 +123,11 @@ class Network:
         fault = Fault(mark, fate)
         self._faults = [*self._faults, fault]  # a new list: the other thread may be going through the old one
         return fault
+
+    def close_down(self) -> None:
+        """The test is over: whoever still waits for a packet hears that there will be none."""
+        self.weather = FAIR
+        self._faults = [Fault(now, reset)]
 
     def send(self, packets: list[bytes]) -> None:
         """Put packets of our own on their way, past all faults and weather. The network's thread only."""
@@ -291,13 +296,15 @@ def reset(network: Network, packet: Packet) -> bool:
     return False
 
 
-def forget() -> Fate:
-    """A server that was started anew: what belongs to older connections gets a RST; new ones can be made."""
+def forget(deaf: bool = False) -> Fate:
+    """A server that was started anew: what belongs to older connections gets a RST; a deaf one takes no new ones."""
     known: set[tuple[tuple[str, int], ...]] = set()
 
     def fate(network: Network, packet: Packet) -> bool:
         ends = tuple(sorted(zip((packet.source, packet.destination), packet.ports)))
         if packet.connects():
+            if deaf:
+                return drop(network, packet)
             known.add(ends)
         if ends in known:
             return True
@@ -308,10 +315,12 @@ def forget() -> Fate:
     return fate
 
 
-def refuse(code: int) -> Fate:
-    """A router that can't pass packets on, and says why."""
+def refuse(code: int, to: str = "") -> Fate:
+    """A router that can't pass packets on, those to one address or all, and says why."""
 
     def fate(network: Network, packet: Packet) -> bool:
+        if to and packet.destination != to:
+            return True
         network.send(unreachable(packet, code))
         return False
 
