@@ -282,11 +282,12 @@ class Outbox:
 
     def close(self) -> None:
         """Let go of everything; the request is over."""
-        self.dropping = True
-        self._chunks.clear()
+        with self._lock:  # a writer may be moving the chunks to the file
+            self.dropping = True
+            self._chunks.clear()
+            if self._file is not None:
+                self._file.close()
         self.forget_replay()
-        if self._file is not None:
-            self._file.close()
         self.room.notify()
 
 

@@ -7,6 +7,7 @@ import functools
 import gc
 import itertools
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any, Callable
 import pytest
 
 from clientrequest import AbortedError, ClientRequest, ClientRequestError, InvalidStateError, Session
+from clientrequest._body import MEMORY_LIMIT
 from clientrequest._exchange import Exchange
 from clientrequest._incoming import Incoming
 from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted
@@ -580,3 +582,35 @@ def test_response_is_not_to_be_had_before_its_body_has_begun(
     assert request.get_response(LIMIT).json()["method"] == "GET"
     assert request.wait(LIMIT)
     assert too_early == []
+
+
+def test_abort_while_a_long_body_moves_to_its_file(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer gets the request's error or none, never one of our own."""
+    make_file = tempfile.TemporaryFile
+
+    class File:
+        """A file that takes its time over the first lines: until the request is closed, or waits for it."""
+
+        def __init__(self) -> None:
+            self._file = make_file()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+        def writelines(self, lines: Any) -> None:
+            rest = iter(lines)
+            self._file.write(next(rest))
+            request.abort()
+            closed.wait(0.3)
+            self._file.writelines(rest)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", File)
+    closed = threading.Event()
+    request = session.request("http://127.0.0.1:9/", method="POST")
+    request.on("close", closed.set)
+    request.write(b"some")
+    assert request.write(bytes(MEMORY_LIMIT)) == MEMORY_LIMIT
+    with pytest.raises(AbortedError):
+        request.wait(LIMIT)
+    with pytest.raises(AbortedError):
+        request.write(b"more")
