@@ -477,8 +477,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _nothing_yet(error: OSError) -> None:
-    """What a receive that got nothing means. Raises ``error`` if it says that the connection is dead.
+def _check_alive(error: OSError) -> None:
+    """Raise ``error``, of a receive that got nothing, if it says that the system gave the connection up.
 
     From Python 3.10 on the system's ETIMEDOUT is a ``socket.timeout`` too. It is told once only; what comes next looks
     like an end.
@@ -552,7 +552,8 @@ class Wire:
         try:
             data: bytes = self.sock.recv(size)
         except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
-            return _nothing_yet(error)
+            _check_alive(error)
+            return None
         except ssl.SSLError as error:
             self._end_by(error)
             return b""
@@ -564,7 +565,8 @@ class Wire:
         try:
             count: int = self.sock.recv_into(view)
         except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
-            return _nothing_yet(error)
+            _check_alive(error)
+            return None
         except ssl.SSLError as error:
             self._end_by(error)
             return 0
