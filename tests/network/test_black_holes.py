@@ -166,8 +166,9 @@ def test_kernel_gives_up_receiving(world: World, tls: bool) -> None:
     request = UPLOADS[2].prepare(session, peer.url(), ENDLESS)
     request.flush_headers()
     peer.wait_request()
-    world.network.at(lambda packet: packet.source == CLIENT and packet.payload > 0, drop_from(CLIENT))
+    fault = world.network.at(lambda packet: packet.source == CLIENT and packet.payload > 0, drop_from(CLIENT))
     request.write(b"x")  # it is never confirmed
+    fault.began.wait()
     send.set()
     response = request.get_response(LIMIT)
     with pytest.raises(ClientRequestError) as caught:
