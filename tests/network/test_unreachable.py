@@ -78,7 +78,7 @@ def test_complaints_in_the_middle_are_no_end(world: World, tls: bool) -> None:
     size, deed, peer = 1_000_000, UPLOADS[1], world.serve(echo_json, tls)
     fault = world.network.at(after(CLIENT, BEYOND), refuse(HOST_UNREACHABLE))
     request = deed.prepare(world.session(), peer.url(), size)
-    mender = threading.Timer(0.3, fault.mend)
+    mender = threading.Thread(target=lambda: (fault.began.wait(), threading.Event().wait(0.3), fault.mend()))
     mender.start()
     answer = json.loads(deed.do(request, size))
     mender.join(LIMIT)

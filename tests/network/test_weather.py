@@ -37,6 +37,8 @@ WEATHERS = {
 @pytest.mark.parametrize("name", WEATHERS)
 def test_everything_arrives(world: World, tls: bool, way: str, name: str) -> None:
     weather, size, signs = WEATHERS[name]
+    if name == "loss-30" and way == "proxy":
+        pytest.skip("two such networks one behind the other take minutes")
     world.network.weather = weather
     session = world.session(way, timeout=Timeout(connect=30, read=30, write=30))
     both_ways(session, world, tls, size)
