@@ -105,29 +105,36 @@ def after_a_buffered_write(session: Session, tls: bool) -> Iterator[Scene]:
 
 
 @contextlib.contextmanager
-def looking_up_the_name(session: Session, tls: bool) -> Iterator[Scene]:
-    asked, free = threading.Event(), threading.Event()
+def slow_names() -> Iterator[Gate]:
+    """No name is found while this lasts; the gate opens when one is asked for."""
+    asked, free = Gate("asked"), Gate("free")
     look_up = socket.getaddrinfo
 
     def hangs(host: Any, port: Any, family: int = 0, kind: int = 0, proto: int = 0, flags: int = 0) -> Any:
         if flags & socket.AI_NUMERICHOST:
             return look_up(host, port, family, kind, proto, flags)
         asked.set()
-        free.wait(LIMIT)
+        free.wait()
         raise socket.gaierror(socket.EAI_NONAME, "nobody")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", hangs)
-        scene = Scene(session.request(f"{'https' if tls else 'http'}://slow.example/"))
-        scene.request.end()
-        assert asked.wait(LIMIT)
         try:
-            yield scene
+            yield asked
         finally:
             free.set()
             for thread in threading.enumerate():
                 if thread.name == "clientrequest-lookup":
                     thread.join(LIMIT)
+
+
+@contextlib.contextmanager
+def looking_up_the_name(session: Session, tls: bool) -> Iterator[Scene]:
+    with slow_names() as asked:
+        scene = Scene(session.request(f"{'https' if tls else 'http'}://slow.example/"))
+        scene.request.end()
+        asked.wait()
+        yield scene
 
 
 @contextlib.contextmanager
