@@ -561,6 +561,7 @@ class Play:
         def interrupt() -> None:
             self.until_all_blocked()
             self.note_events()
+            await_sleep(threading.main_thread())
             struck.append(time.monotonic())
             signal.pthread_kill(main, signal.SIGINT)
 
@@ -619,6 +620,28 @@ class Play:
         assert [len(turns._free) for turns in self.session._pools._turns.values()].count(2) == len(
             self.session._pools._turns
         )
+
+
+def await_sleep(thread: threading.Thread) -> None:
+    """Wait until a thread that is about to block has done so, where the system tells (Linux). Polls.
+
+    A signal that comes between the last look for signals and the system call that waits does not end that call: it is
+    seen a slice later, which is a fact of Python and not what these tests are about.
+    """
+    pause, deadline = threading.Event(), time.monotonic() + LIMIT
+    before = None
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/self/task/{thread.native_id}/status") as status:
+                now = [line for line in status if line.startswith(("State", "voluntary_ctxt"))]
+        except OSError:
+            return
+        # One and the same sleep, longer than any for the interpreter's lock.
+        if now == before and now[0].split()[1] == "S":
+            return
+        before = now
+        pause.wait(0.01)
+    raise AssertionError(f"it does not go to sleep: {before}")
 
 
 class Pulse:
