@@ -9,7 +9,6 @@ events are those of the contract, nothing is left, and another request of the sa
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import itertools
@@ -28,6 +27,7 @@ import pytest
 
 from clientrequest import AbortedError, ClientRequestError, RequestTimeout, Session, Timeout
 from clientrequest._lifecycle import Phase
+from clientrequest._tls import _IGNORE_UNEXPECTED_EOF, is_cut
 from tests.support import LIMIT, Conn, EndOfStream, Gate, Peer, Recorder, blackhole, ca_path, server_context
 from tests.support.proxies import ESTABLISHED
 from tests.test_abort import (
@@ -80,6 +80,13 @@ WAYS = {
 
 def secure(conn: Conn) -> None:
     conn.start_tls(server_context(*NAMES))
+
+
+def secure_strictly(conn: Conn) -> None:
+    """A connection that is cut is told from one that the client has said goodbye on, which some Pythons hide."""
+    context = server_context(*NAMES)
+    context.options &= ~_IGNORE_UNEXPECTED_EOF
+    conn.start_tls(context)
 
 
 def open_tunnel(conn: Conn) -> None:
@@ -296,6 +303,10 @@ MOMENTS = {
         BEFORE_RESPONSE, event="write callback", held=True, options=CHUNKED,
         send=lambda play: play.request.write(b"some", callback=lambda error: play.listener()), reached=at_once,
     ),
+    "write() while a listener runs": Moment(
+        BEFORE_RESPONSE, event="upload-progress", held=True, options=CHUNKED, send=at_once, reached=at_once,
+        call=writes_much, blocked=in_outbox_and_sending,
+    ),
     "waiting for the head": Moment(BEFORE_RESPONSE, event="information", serve=hint, reached=waits_for_head),
     "login": Moment(BEFORE_RESPONSE, event="login", serve=answer_with(WANTS_LOGIN), reached=seen("login")),
     "login at the proxy": Moment(
@@ -326,6 +337,10 @@ MOMENTS = {
     "iteration": Moment(
         IN_RESPONSE, event="response.download-progress", serve=answer_with(BEGUN), reached=takes_response,
         call=lambda play: lambda: list(play.response), blocked=in_turn,
+    ),
+    "read() while a listener runs": Moment(
+        IN_RESPONSE, event="response.download-progress", held=True, serve=answer_with(BEGUN), reached=takes_response,
+        call=lambda play: play.response.read, blocked=in_turn,
     ),
     "data flows": Moment(
         IN_RESPONSE, event="response.data", serve=lambda play, conn: pour(conn), consume=True,
@@ -829,18 +844,23 @@ class Witness:
 
     def serve(self, conn: Conn) -> None:
         for layer in self._way.layers:
-            LAYERS[layer](conn)
+            (secure_strictly if layer in (TLS, PROXY_TLS) else LAYERS[layer])(conn)
         request = conn.read_request(body=False)
         body = bytearray()
         if not self._reads_first:
             self._pause()
         # A piece that is no chunk, or bytes that were not encrypted, are errors of this handler, which `join` raises.
-        with contextlib.suppress(EndOfStream, ConnectionResetError):
+        try:
             for piece, _ in conn._body_pieces(request):
                 body += piece
                 if len(body) >= self._reads_first and not self.begun.is_set():
                     self._pause()
             request.complete = True
+        except (EndOfStream, ConnectionResetError):
+            pass
+        except ssl.SSLError as error:
+            if not is_cut(error):
+                raise
         self.body, self.complete = bytes(body), request.complete
         assert not conn.requests[-1].trailers
         self.behind = [end_of(layer.object) for layer in conn._layers]
