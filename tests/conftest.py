@@ -15,7 +15,7 @@ import pytest
 from clientrequest import Session, default_session
 from clientrequest._exchange import _live
 from clientrequest._workers import Worker, crew
-from tests.support import Peer, ca_path, open_sockets, server_context
+from tests.support import Peer, ca_path, open_sockets, server_context, witness
 
 LIMIT = 10.0  # seconds; a test that leaves something behind fails, it does not wait for ever
 
@@ -42,6 +42,7 @@ def pytest_configure() -> None:
     """A job in the background may be started with Ctrl-C ignored, which the programs under test would inherit."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    witness.install()
 
 
 def pytest_collection_finish() -> None:
@@ -64,6 +65,16 @@ def clean_house() -> Iterator[None]:
     if before is not None and after is not None:
         left = sorted(set(after) - set(before))
         assert not left, f"sockets left open: {left}"
+
+
+@pytest.fixture(autouse=True)
+def lawful_events(clean_house: None) -> Iterator[None]:
+    """Fails the test whose requests had events, heard or not, in an order that the contract forbids."""
+    witness.take_complaints()
+    yield
+    wait_until_quiet()
+    complaints = witness.take_complaints()
+    assert not complaints, "\n".join(complaints)
 
 
 @pytest.fixture

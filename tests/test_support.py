@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,7 +18,10 @@ from typing import Any
 import pytest
 from urllib3.util.ssltransport import SSLTransport
 
+from clientrequest import Session
+from clientrequest._exchange import Exchange
 from tests.support import (
+    LIMIT,
     REQUEST_EVENTS,
     RESPONSE_EVENTS,
     BadRequest,
@@ -45,6 +49,7 @@ from tests.support import (
     scripted,
     server_context,
     untrusted_context,
+    witness,
     wrong_name_context,
 )
 
@@ -924,3 +929,100 @@ class TestRecorder:
         play("finish response response.close close", consume=False).check_grammar()
         with pytest.raises(GrammarError, match="skips 'close'"):
             play("finish close", skip=("close",)).check_grammar()
+
+
+# --- the witness of all requests ---
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "finish response response.close close",
+        "finish response response.data response.end response.close close",
+        "finish upload-progress response response.data abort response.aborted response.close close",
+        "finish error close",
+        "abort close",
+    ],
+)
+def test_witness_lets_lawful_events_pass(labels: str) -> None:
+    witness.check_decided(labels.split())
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "finish response response.close",
+        "finish response response.close close close",
+        "finish response response.close close drain",
+        "response finish response.close close",
+        "response response.close close",
+        "finish response response.close response.close close",
+        "finish response response.end response.data response.close close",
+        "finish response response.end response.download-progress response.close close",
+        "finish error error close",
+        "finish response error response.error response.close close",
+        "error finish close",
+        "abort error close",
+        "abort drain close",
+        "finish response abort close",
+        "finish response continue response.close close",
+    ],
+)
+def test_witness_stops_unlawful_events(labels: str) -> None:
+    with pytest.raises(GrammarError):
+        witness.check_decided(labels.split())
+
+
+@pytest.mark.parametrize(
+    ("delivered", "posted"),
+    [
+        ("finish finish close", "finish close"),
+        ("close finish", "finish close"),
+        ("close", "finish close"),
+        ("finish", "finish close"),
+    ],
+)
+def test_witness_compares_what_was_delivered_with_what_was_due(delivered: str, posted: str) -> None:
+    decided = ["finish", "response", "response.close", "close"]
+    with pytest.raises(GrammarError):
+        witness.check_delivered(decided, posted.split(), delivered.split(), succeeded=True)
+
+
+def wait_until_watched(count: int) -> None:
+    """Polls: the worker comes to its verdict after `close`, and makes no noise of it."""
+    pause, deadline = threading.Event(), time.monotonic() + LIMIT
+    while witness.watched != count:
+        assert time.monotonic() < deadline
+        pause.wait(0.001)
+
+
+def test_witness_sees_what_nobody_hears(session: Session) -> None:
+    before = witness.watched
+    with Peer(echo_json) as peer:
+        request = session.request(peer.url()).end()
+        assert request.wait(LIMIT)
+    wait_until_watched(before + 1)
+    trace = witness.trace_of(request._exchange)
+    assert list(trace.decided) == ["finish", "response", "response.close", "close"]
+    assert not trace.posted
+
+
+def test_witness_complains_of_a_request_that_breaks_the_law(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether somebody listens or not."""
+    announce = Exchange._announce
+
+    def announce_and_go_on(exchange: Exchange, *args: Any) -> None:
+        announce(exchange, *args)
+        exchange.emit("continue")
+
+    monkeypatch.setattr(Exchange, "_announce", announce_and_go_on)
+    before = witness.watched
+    with Peer(echo_json) as peer:
+        request = session.request(peer.url()).on("close", lambda: None).end()
+        assert request.wait(LIMIT)
+    wait_until_watched(before + 1)
+    (complaint,) = witness.take_complaints()
+    assert "cannot follow 'response'" in complaint
+    request._exchange.emit("drain")
+    (complaint,) = witness.take_complaints()
+    assert "after the end" in complaint
