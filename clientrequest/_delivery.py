@@ -42,10 +42,10 @@ class Delivery:
                     return
             elif incoming.broken is not None:
                 raise incoming.broken
-            elif incoming.done and (incoming.face is FILE or (incoming.face is None and not self._may_listen())):
+            elif incoming.done and (incoming.face is FILE or (not self._may_listen() and incoming.settle())):
                 self._report_download(incoming, last=True)
                 return
-            elif self._nobody_reads(incoming):
+            elif self._nobody_reads(incoming) and (incoming.settle() or self._nobody_reads(incoming)):
                 if crew.closing and incoming.turn.locked():  # a daemon thread is reading, and cannot be waited for
                     self._life.die(AbortedError("ERR_ABORTED", "the program ended"))
                     self._life.check()

@@ -528,7 +528,9 @@ class Exchange(Life):
         """
         if not incoming.done or not self.strand.inline or signals.response_received.receivers:
             return False
-        return (owner is None or not owner._emitter.has("close")) and not signals.request_closed.receivers
+        if (owner is not None and owner._emitter.has("close")) or signals.request_closed.receivers:
+            return False
+        return incoming.settle()
 
     def _announce(self, incoming: Incoming, announced: bool) -> None:
         """Send ``response``."""

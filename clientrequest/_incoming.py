@@ -87,6 +87,7 @@ class Incoming:
     discarded = False
     flowing: Optional[bool] = None  # None: nobody has said
     closed = False  # by the user, as a file
+    settled = False  # left to readers; see ``settle``
     text_decoder: Optional[codecs.IncrementalDecoder] = None
     broken: Optional[ClientRequestError] = None  # what is wrong with what was read ahead
     _progress_told = 0.0
@@ -128,8 +129,26 @@ class Incoming:
     def choose(self, face: str) -> None:
         """The body is taken this way from now on. Raises ``InvalidStateError`` if it is taken the other way."""
         if self._face.setdefault("chosen", face) is not face:
+            if self.settled:
+                self.refuse_events("this")
             taken, wanted = ("read as a file", "events") if face is EVENTS else ("taken by events", "reading")
             raise InvalidStateError(f"the response is {taken} already; {wanted} cannot be used as well")
+
+    def settle(self) -> bool:
+        """Leave the body to those who read it as a file. False if events were asked for: they must come then.
+
+        On the worker, before it leaves: what is asked for later is refused, or nothing would ever come of it.
+        """
+        if self.face is None and self._face.setdefault("chosen", FILE) is FILE:
+            self.settled = True
+        return self.face is FILE
+
+    @staticmethod
+    def refuse_events(what: str) -> None:
+        raise InvalidStateError(
+            f"{what}: the body is here already and the request is closed, so no event will come; read() it, "
+            "or add listeners in a 'response' listener"
+        )
 
     def flow(self, flowing: bool) -> None:
         """Start or stop the ``data`` events."""

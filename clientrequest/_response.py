@@ -206,11 +206,9 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
             self._incoming.flow(True)
 
     def _check_open_for_events(self, what: str) -> None:
-        if self._request._exchange.closed and self._incoming.face is None:
-            raise InvalidStateError(
-                f"{what}: the body is here already and the request is closed, so no event will come; read() it, "
-                "or add listeners in a 'response' listener"
-            )
+        incoming = self._incoming
+        if incoming.settled or (self._request._exchange.closed and incoming.face is None):
+            incoming.refuse_events(what)
 
     # --- the file face ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import io
 import itertools
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import pytest
 
 from clientrequest import AbortedError, ClientRequest, ClientRequestError, InvalidStateError, Session
 from clientrequest._body import MEMORY_LIMIT
+from clientrequest._delivery import Delivery
 from clientrequest._exchange import Exchange
 from clientrequest._incoming import Incoming
 from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted
@@ -614,3 +616,56 @@ def test_abort_while_a_long_body_moves_to_its_file(session: Session, monkeypatch
         request.wait(LIMIT)
     with pytest.raises(AbortedError):
         request.write(b"more")
+
+
+@pytest.mark.parametrize("call", ["on", "resume", "pipe"])
+@pytest.mark.parametrize("event", ["finish", "close"])
+def test_events_asked_for_too_late_are_refused(
+    session: Session, monkeypatch: pytest.MonkeyPatch, event: str, call: str
+) -> None:
+    """The worker has left the body to whoever reads it, and is about to close: no `data` and no `end` would come."""
+    decided, go_on = Gate("decided"), Gate("go on")
+    close = Exchange._close
+
+    def wait_and_close(exchange: Exchange) -> None:
+        decided.set()
+        go_on.wait()
+        close(exchange)
+
+    monkeypatch.setattr(Exchange, "_close", wait_and_close)
+    with Peer(scripted(OK)) as peer:
+        request = session.request(peer.url()).on(event, lambda: None).end()
+        try:
+            decided.wait()
+            response = request.get_response(LIMIT)
+            arguments = {"on": ("data", print), "resume": (), "pipe": (io.BytesIO(),)}[call]
+            with pytest.raises(InvalidStateError, match="no event will come"):
+                getattr(response, call)(*arguments)
+        finally:
+            go_on.set()
+        assert request.wait(LIMIT)
+        assert response.read() == b"ok"
+
+
+def test_events_asked_for_just_before_the_body_is_thrown_away_come(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wait()` throws away what nobody took; somebody who takes it at that very moment has it."""
+    nobody_reads = Delivery._nobody_reads
+    took: list[Any] = []
+
+    def take_then(delivery: Delivery, incoming: Incoming) -> bool:
+        nobody = nobody_reads(delivery, incoming)
+        if nobody and not took:
+            taker = threading.Thread(target=lambda: took.append(request.get_response(LIMIT).on("data", pieces.append)))
+            taker.start()
+            taker.join(LIMIT)
+        return nobody
+
+    monkeypatch.setattr(Delivery, "_nobody_reads", take_then)
+    body, pieces = b"x" * 100_000, []  # type: ignore[var-annotated]
+    with Peer(scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", body)) as peer:
+        request = session.request(peer.url()).end()
+        assert request.wait(LIMIT)
+        assert took
+        assert b"".join(pieces) == body
