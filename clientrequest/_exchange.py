@@ -144,7 +144,7 @@ class Exchange(Life):
             crew.run_soon(self._run)
         self.abandoned = True
         self._owner = owner
-        self.wake()
+        self.rouse()
         if self.closed:  # asked again: it may have closed in between, without knowing of this
             self._owner = None
             self._tell_unseen(owner)

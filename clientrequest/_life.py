@@ -154,7 +154,7 @@ class Life:
         self.sign(error)
         self.outbox.open = False
         self._shut_exposed()
-        self.wake()
+        self.rouse()
         self.outbox.room.notify()
         self.news.notify()
         return True
@@ -169,6 +169,12 @@ class Life:
         """Have the worker look at its state again."""
         waiter = self._waiter
         if waiter is not None and threading.get_ident() != self._worker_ident:
+            waiter.wake()
+
+    def rouse(self) -> None:
+        """``wake`` for what the garbage collector may call: on the worker too, between its last look and its wait."""
+        waiter = self._waiter
+        if waiter is not None:
             waiter.wake()
 
     def _shut_exposed(self) -> None:

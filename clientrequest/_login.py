@@ -129,7 +129,7 @@ class LoginCallback:
         except IndexError:
             return
         self._answer.append((username, password))
-        self._life.wake()
+        self._life.rouse()
 
     def __del__(self) -> None:
         self._give("", "")

@@ -654,7 +654,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             if response is None:
                 exchange = self._exchange
                 response = IncomingMessage(self, incoming)
-                self._response_ref = weakref.ref(response, lambda _: exchange.wake())
+                self._response_ref = weakref.ref(response, lambda _: exchange.rouse())
             return response
 
     def _response_alive(self) -> bool:

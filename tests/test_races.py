@@ -21,6 +21,7 @@ from clientrequest._body import MEMORY_LIMIT
 from clientrequest._delivery import Delivery
 from clientrequest._exchange import Exchange
 from clientrequest._incoming import Incoming
+from clientrequest._workers import Waiter
 from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -669,3 +670,101 @@ def test_events_asked_for_just_before_the_body_is_thrown_away_come(
         assert request.wait(LIMIT)
         assert took
         assert b"".join(pieces) == body
+
+
+class Holder:
+    """Something that only the garbage collector can free."""
+
+    def __init__(self, held: object) -> None:
+        self.itself = self
+        self.held = held
+
+
+def drop_what_is_given(request: ClientRequest, event: str) -> None:
+    """End the request; what the last argument of its listener is, is garbage then."""
+    given = Gate(event)
+
+    def listen(*arguments: object) -> None:
+        Holder(arguments[-1])
+        given.set()
+
+    request.on(event, listen).end()
+    given.wait()
+
+
+def wait_until_read_ahead(request: ClientRequest) -> None:
+    """Polls: the worker reads as much as it may in silence."""
+    incoming, pause, deadline = request._exchange.incoming, threading.Event(), time.monotonic() + LIMIT
+    assert incoming is not None
+    while incoming.wants_more():
+        assert time.monotonic() < deadline
+        pause.wait(0.001)
+
+
+def drop_response(request: ClientRequest) -> ClientRequest:
+    """Nobody can read it any more, and somebody waits for the end: its body is thrown away."""
+    drop_what_is_given(request, "response")
+    wait_until_read_ahead(request)
+    request.wait(0)
+    return request
+
+
+def drop_request(request: ClientRequest) -> None:
+    """Nobody can ask for its response any more."""
+    Holder(request.end())
+    request._exchange.news.wait_for(lambda: request._exchange.incoming is not None, LIMIT)
+    wait_until_read_ahead(request)
+
+
+def drop_login(request: ClientRequest) -> ClientRequest:
+    """Nobody can answer any more: the login is cancelled."""
+    drop_what_is_given(request, "login")
+    return request
+
+
+def drop_unended(request: ClientRequest) -> None:
+    """It waits for its turn, with no connection that could be shut."""
+    request.write(b"x")
+    Holder(request)
+
+
+@pytest.mark.filterwarnings("ignore:un-ended:ResourceWarning")
+@pytest.mark.parametrize("drop", [drop_response, drop_request, drop_login, drop_unended])
+def test_garbage_collected_on_the_worker_itself_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, drop: Callable[[ClientRequest], ClientRequest | None]
+) -> None:
+    """The collector runs on any thread, so also on the worker between its last look and its wait."""
+    status = b"401 Who" if drop is drop_login else b"200 OK"
+    head = b"HTTP/1.1 %s\r\nWWW-Authenticate: Basic realm=x\r\nContent-Length: 300000\r\n\r\n" % status
+    answer = scripted(head + bytes(200_000), Conn.wait_closed)
+    wait, armed, woken = Waiter.wait, [False], Gate("woken")
+
+    def collect_and_wait(waiter: Waiter, sock: Any, events: int, timeout: float | None) -> int:
+        if armed[0] and waiter is exchange._waiter:
+            armed[0] = False
+            woken.wait()
+            wait(waiter, None, 0, 0)  # what has woken it so far wakes it no more
+            gc.collect()
+        return wait(waiter, sock, events, timeout)
+
+    gc.disable()
+    try:
+        with Session(max_connections_per_host=1) as session, Peer(answer) as peer, contextlib.ExitStack() as stack:
+            if drop is drop_unended:
+                first = session.request(peer.url()).end()
+                stack.callback(first.abort)
+                first.get_response(LIMIT)
+            request = session.request(peer.url(), method="POST", chunked_encoding=drop is drop_unended)
+            exchange = request._exchange
+            kept = drop(request)
+            monkeypatch.setattr(Waiter, "wait", collect_and_wait)
+            del request
+            armed[0] = True
+            exchange.wake()
+            woken.set()
+            assert exchange.news.wait_for(lambda: exchange.closed or exchange.login_error is not None, LIMIT)
+            del kept
+            exchange.abort()
+            exchange.news.wait_for(lambda: exchange.closed, LIMIT)
+    finally:
+        gc.enable()
