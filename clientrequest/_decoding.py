@@ -15,6 +15,7 @@ from typing import Any, Optional, Protocol
 from ._errors import ProtocolError
 
 MOST_CODINGS = 5  # one inside the other; each costs a window of memory
+MOST_WINDOW = 23  # of zstd, as a power of two: 8 MiB, beyond which nobody may go (RFC 9659, 3)
 MOST_LOST = 16 * 1024 * 1024  # bytes that go from one coding to the next before anything comes out of the last
 
 
@@ -175,7 +176,8 @@ class _Zstandard:
     def read(self, limit: int) -> bytes:
         while self._pending or self._decompressor is not None:
             if self._decompressor is None:
-                self._decompressor = self._module.ZstdDecompressor()
+                limits = {self._module.DecompressionParameter.window_log_max: MOST_WINDOW}
+                self._decompressor = self._module.ZstdDecompressor(options=limits)
             if self._decompressor.needs_input and not self._pending:
                 return b""
             data, self._pending = self._pending, b""

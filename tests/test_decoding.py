@@ -348,6 +348,20 @@ def test_a_bomb_inside_a_bomb_is_bounded_too(kind: str) -> None:
     assert peak < 1_000_000
 
 
+def zstd_with_window(log: int) -> bytes:
+    """A frame that needs so great a window, with 256 KiB of the same byte in it."""
+    blocks = [(128 * 1024 << 3 | 1 << 1 | last).to_bytes(3, "little") + b"x" for last in (0, 1)]
+    return b"\x28\xb5\x2f\xfd" + bytes([0, log - 10 << 3]) + b"".join(blocks)
+
+
+@pytest.mark.parametrize("kind", where_installed("zstd"))
+def test_a_window_of_zstd_is_bounded(kind: str) -> None:
+    assert run(decoder_for(kind), [zstd_with_window(23)]) == b"x" * 256 * 1024
+    for log in (24, 27, 31):
+        with pytest.raises(ProtocolError):
+            run(decoder_for(kind), [zstd_with_window(log)])
+
+
 def packed_again(start: bytes, unit: bytes) -> tuple[bytes, bytes]:
     """gzip of `start` and of `unit`; the latter may be repeated, as if `unit` had been."""
     compressor = zlib.compressobj(wbits=31)
