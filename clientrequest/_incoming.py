@@ -218,6 +218,8 @@ class Incoming:
         """Have something in the buffer; false if nothing has come yet. At the end ``done`` is set instead."""
         while not self.buffer and not self.done:
             self._check_deadline()  # a server that never pauses is never waited for
+            if self._carrier.failure is not None:
+                raise self._carrier.failure  # nor does a decoder with enough to do meet the end of the connection
             if self._decoder is not None:
                 piece = self._decoder.read(size)
                 if piece:

@@ -505,6 +505,35 @@ def test_a_bomb_over_the_wire_comes_in_bounded_pieces() -> None:
     assert max(sizes) <= 256 * 1024
 
 
+def test_abort_is_heard_while_a_decoder_always_has_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, aborted = Gate("started"), Gate("aborted")
+    reads = []
+
+    class Drip:
+        """Data of which a byte comes out at a time, each after much work."""
+
+        def feed(self, data: bytes) -> None: ...
+
+        def read(self, limit: int) -> bytes:
+            started.set()
+            aborted.wait()
+            reads.append(limit)
+            return b"x"
+
+        def finish(self) -> None: ...
+
+    monkeypatch.setattr("clientrequest._incoming.make_decoder", lambda codings: Drip())
+    with Peer(answering(b"coded")) as peer:
+        request = ClientRequest(peer.url())
+        recorder = Recorder(request)
+        request.end()
+        started.wait()
+        request.abort()
+        aborted.set()
+        recorder.wait("close")
+    assert len(reads) == 1
+
+
 def test_decoded_json() -> None:
     with Peer(answering(packed(json.dumps({"a": 1}).encode()))) as peer:
         request = ClientRequest(peer.url())
