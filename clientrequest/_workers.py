@@ -132,7 +132,7 @@ class Worker(threading.Thread):
                 if not self._crew.park(self, self._gate):
                     return
         finally:
-            self.waiter.close()
+            self._crew.left(self)
 
 
 class Crew:
@@ -144,6 +144,7 @@ class Crew:
         self._left_over: deque[Job] = deque()  # for the next worker that is free
         self._numbers = itertools.count(1)
         self._hooked = False
+        self._workers: set[Worker] = set()  # all of them, parked or not
         self.closing = False  # the interpreter wants to exit
         self.at_exit: Callable[[], None] = _nothing
 
@@ -177,12 +178,18 @@ class Crew:
                 except RuntimeError:
                     self.closing = True  # already on the way out
         worker = Worker(self, job, next(self._numbers))
+        self._workers.add(worker)
         try:
             worker.start()
         except BaseException:
-            worker.waiter.close()
+            self.left(worker)
             raise
         return worker
+
+    def left(self, worker: Worker) -> None:
+        """It is no more."""
+        self._workers.discard(worker)
+        worker.waiter.close()
 
     def park(self, worker: Worker, gate: threading.Lock) -> bool:
         """Wait for the next job of ``worker``; false if it shall leave."""
@@ -227,15 +234,20 @@ class Crew:
     def after_fork(self) -> None:
         """In the child the parent's workers do not exist; their descriptors are copies, to be closed, never shut."""
         parked, self._parked = self._parked, []
+        gone, self._workers = self._workers, set()
         self._pid = os.getpid()
         self._left_over.clear()
         self._hooked = False
         self.closing = False
         for worker in parked:
             worker.waiter.close()
+        for worker in gone:
+            _declare_dead(worker)
 
     def _exit(self) -> None:
         # Runs on the main thread before it joins the others; must not wait for anybody.
+        if self._pid != os.getpid():
+            self.after_fork()
         self.closing = True
         self.send_home()
         self.at_exit()
@@ -254,6 +266,17 @@ class Crew:
     def parked(self) -> tuple[Worker, ...]:
         """The idle workers."""
         return tuple(self._parked)
+
+
+def _declare_dead(thread: threading.Thread) -> None:
+    """Have Python not wait at exit for a thread that a fork has left behind.
+
+    Its own hook sees to that; but servers that fork in C, as uWSGI does, do not call it, and their processes would
+    never end. There is no public way, and from Python 3.13 on none at all.
+    """
+    lock = getattr(thread, "_tstate_lock", None)
+    if lock is not None and lock.locked():
+        lock.release()
 
 
 def program_has_ended() -> bool:

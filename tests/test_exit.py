@@ -673,3 +673,44 @@ def test_decision_that_nobody_is_left_to_make_holds_nothing_up(event: str) -> No
         program.wait_at_once()
     assert program.said == ["asked", "abort", "close"]
     assert program.status == 0
+
+
+# --- forked in C ---
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="there Python waits for threads in a way that cannot be ended")
+@pytest.mark.parametrize("parked", [True, False], ids=["parked worker", "busy worker"])
+@pytest.mark.parametrize("uses_it", [True, False], ids=["that makes a request", "that makes none"])
+def test_child_that_was_forked_in_c_ends(parked: bool, uses_it: bool) -> None:
+    """Some servers fork so, uWSGI for one: no hook is called, and Python takes the threads of the parent for alive."""
+    code = f"""
+        import ctypes, signal
+
+        first = ClientRequest(url).end()
+        if {parked}:
+            first.wait()
+            until(clientrequest._workers.crew.parked)
+        else:
+            response = first.get_response()
+        pid = ctypes.PyDLL(None).fork()
+        if pid == 0:
+            signal.alarm(5)
+            if {uses_it}:
+                say(ClientRequest(url).end().get_response().status_code)
+            sys.exit(0)
+        say("child ended with", os.waitpid(pid, 0)[1])
+        first.abort()
+    """
+
+    def answer(conn: Conn) -> None:
+        conn.read_request()
+        if conn.number == 1 and not parked:
+            conn.send(BEGUN)
+            conn.hold()
+        conn.respond(200, body=b"ok")
+
+    with Peer(answer) as peer, Program(code, peer) as program:
+        program.wait_for("child ended with 0")
+        program.wait()
+        assert ("200" in program.said) == uses_it
