@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
-from ._errors import AbortedError, ClientRequestError, InvalidStateError
+from ._errors import AbortedError, ClientRequestError
 from ._events import EventTarget
 from ._http1 import Headers
 from ._incoming import BLOCK, EVENTS, Incoming

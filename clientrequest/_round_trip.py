@@ -227,6 +227,7 @@ class RoundTrip:
                 if body > counted:
                     self._advance(body - counted)
                     counted = body
+                self._life.check_time()  # a server that always takes is never waited for
                 continue
             if until is None:
                 until = self._life.until(self._life.timeout.write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import shutil
@@ -9,7 +10,8 @@ import ssl
 import threading
 import time
 import zlib
-from typing import Any, Callable
+from collections.abc import Sequence
+from typing import Any, Callable, Union
 
 import pytest
 
@@ -25,6 +27,7 @@ from clientrequest import (
     TLSError,
     TransferError,
 )
+from clientrequest._wire import Wire
 from tests.support import (
     LIMIT,
     Conn,
@@ -689,6 +692,28 @@ def test_a_writer_that_takes_its_time_is_no_write_timeout(serve: Serve, session:
     request.write(b"one")
     assert not request.wait(3 * SHORT)
     assert request.end(b"two").get_response(LIMIT).json()["length"] == 6
+
+
+def test_an_upload_that_never_waits_runs_into_the_total_timeout(
+    serve: Serve, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket that always takes something is never waited for."""
+    late = 0
+
+    def take_some(wire: Wire, buffers: Sequence[Union[bytes, memoryview]]) -> int:
+        nonlocal late
+        deadline = request._exchange.deadline
+        assert deadline is not None
+        late += time.monotonic() > deadline
+        return 1 if late < 5 else len(buffers[0])
+
+    request = session.request(serve(Conn.hold).url(), method="POST", chunked_encoding=True, timeout=Timeout(total=0.2))
+    monkeypatch.setattr(Wire, "send", take_some)
+    with contextlib.suppress(RequestTimeout):
+        request.write(bytes(100 * 1024 * 1024))
+    with pytest.raises(RequestTimeout, match="total timeout"):
+        request.wait(LIMIT)
+    assert late <= 1
 
 
 def test_a_writer_that_takes_its_time_runs_into_the_total_timeout(serve: Serve, session: Session) -> None:
