@@ -287,6 +287,7 @@ class Outbox:
             self._chunks.clear()
             if self._file is not None:
                 self._file.close()
+        self.need_drain = False
         self.forget_replay()
         self.room.notify()
 

@@ -35,6 +35,7 @@ class Delivery:
             self._life.step("attend")
             if self._life.outbox.receipts:
                 self._life.refuse_receipts()
+            self._life.send_drain()
             if not self._life.strand.inline and incoming.face is EVENTS and self._life.strand.busy():
                 self._life.await_listeners()  # one ``data`` at a time, or a slow loop would fill the memory
             elif incoming.face is EVENTS and incoming.flowing:

@@ -232,6 +232,7 @@ class RoundTrip:
             if until is None:
                 until = self._life.until(self._life.timeout.write)
                 self._life.step("send-blocked")
+            self._life.send_drain()
             ready = self._wait_sendable(until)
             if ready & READ and self._receive_head():
                 return False
@@ -298,6 +299,7 @@ class RoundTrip:
             self._life.step("await-head")
             until = self._life.until(self._life.timeout.read)
             while final is None:
+                self._life.send_drain()  # a writer may ask for it only now that all is sent
                 if self._wait_readable(until, "the response"):
                     self._receive_head()
                 final = self._final

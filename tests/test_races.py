@@ -768,3 +768,40 @@ def test_garbage_collected_on_the_worker_itself_is_noticed(
             exchange.news.wait_for(lambda: exchange.closed, LIMIT)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("ended", "answered"), [("before", False), ("before", True), ("after", False)])
+def test_drain_follows_though_the_body_is_sent_already(
+    session: Session, monkeypatch: pytest.MonkeyPatch, ended: str, answered: bool
+) -> None:
+    """A writer that passed the mark asks for `drain` when the worker has nothing left to send."""
+    pause, deadline = threading.Event(), time.monotonic() + LIMIT
+    wait_for_room = ClientRequest._wait_for_room
+
+    def wait_until(condition: Callable[[], object]) -> None:
+        while not condition():
+            assert time.monotonic() < deadline
+            pause.wait(0.001)
+
+    def ask_late(request: ClientRequest) -> None:
+        wait_until(lambda: request.writable_length == 0)
+        if ended == "before":
+            request.end()
+            wait_until(lambda: request.writable_finished)
+        if answered:
+            request.get_response(LIMIT)
+        wait_for_room(request)
+
+    monkeypatch.setattr(ClientRequest, "_wait_for_room", ask_late)
+    answer = Gate("answer")
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    with Peer(scripted(*([head, answer, b"ok"] if answered else [answer, OK]))) as peer:
+        request = session.request(peer.url(), method="POST", chunked_encoding=True, blocking=False, high_water_mark=1)
+        recorder = Recorder(request, skip=("response",))
+        request.write(b"more than the mark")
+        if ended == "after":
+            request.end()
+        recorder.wait("drain")
+        assert not request.writable_need_drain
+        answer.set()
+        recorder.wait("close")
