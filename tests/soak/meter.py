@@ -1,0 +1,109 @@
+"""What the process takes, sampled every second, and the rule by which it counts as flat.
+
+The rule. The first `WARM_UP` of the samples do not count: caches and pools fill up, the allocator takes what it needs
+for the peaks. Of the rest two things are asked:
+
+- The median of the last third may be above that of the middle third by no more than the allowance.
+- The slope (Theil-Sen: the median of the slopes between pairs of samples, which no single peak can bend), over all of
+  that time, may come to no more than the allowance.
+
+Only if both say "more" it is a breach: the one alone is what noise looks like. The allowance is so many parts of the
+whole, and so much in any case, and nothing for each request: what every request leaves behind, be it little, comes to
+more than that in a run that is long enough.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+WARM_UP = 0.25
+PAGE = os.sysconf("SC_PAGE_SIZE")
+MOST_PAIRS = 300
+"""Samples that the slope is made of; of longer runs every so many."""
+
+
+class Sample(NamedTuple):
+    """One moment of this process."""
+
+    at: float
+    requests: int
+    rss: int  # bytes
+    blocks: int  # of memory that Python has handed out, a few an object
+    objects: int  # that the collector knows
+    descriptors: int
+    threads: int
+
+
+# Of each figure: the part of the middle third's median, and what is allowed in any case.
+ALLOWED = {
+    "rss": (0.04, 6 * 1024 * 1024),
+    "blocks": (0.02, 4000),
+    "objects": (0.02, 1500),
+    "descriptors": (0.10, 16),
+    "threads": (0.10, 12),
+}
+
+
+def sample(requests: int) -> Sample:
+    with open("/proc/self/statm") as statm:
+        rss = int(statm.read().split()[1]) * PAGE
+    return Sample(
+        time.monotonic(),
+        requests,
+        rss,
+        sys.getallocatedblocks(),
+        len(gc.get_objects()),
+        len(os.listdir("/proc/self/fd")),
+        threading.active_count(),
+    )
+
+
+class Growth(NamedTuple):
+    """How one figure went."""
+
+    middle: float  # its median in the middle third
+    last: float  # in the last third
+    by_slope: float  # what the slope comes to, over the time that counts
+    allowed: float
+
+    @property
+    def is_flat(self) -> bool:
+        return min(self.last - self.middle, self.by_slope) <= self.allowed
+
+
+def growth(samples: list[Sample], name: str) -> Growth:
+    counted = samples[int(len(samples) * WARM_UP) :]
+    third = len(counted) // 3
+    values = [float(getattr(one, name)) for one in counted]
+    # Thirds of what counts: the first of them is the beginning, which only the slope looks at.
+    middle, last = statistics.median(values[third : 2 * third]), statistics.median(values[-third:])
+    part, least = ALLOWED[name]
+    return Growth(middle, last, slope(counted, values), max(part * middle, least))
+
+
+def slope(counted: list[Sample], values: list[float]) -> float:
+    step = max(1, len(values) // MOST_PAIRS)
+    points = [(one.at, value) for one, value in zip(counted[::step], values[::step])]
+    slopes = [
+        (later[1] - sooner[1]) / (later[0] - sooner[0]) for index, sooner in enumerate(points) for later in points[index + 1 :]
+    ]
+    return statistics.median(slopes) * (counted[-1].at - counted[0].at)
+
+
+def judge(samples: list[Sample]) -> tuple[list[str], dict[str, Growth]]:
+    """What grows, and how everything went; nothing of a run that is too short to tell."""
+    if len(samples) < 24:
+        return [], {}
+    grown = {name: growth(samples, name) for name in ALLOWED}
+    wrong = [
+        f"{name} grows: from {one.middle:.0f} to {one.last:.0f}, {one.by_slope:.0f} by its slope, allowed {one.allowed:.0f}"
+        for name, one in grown.items()
+        if not one.is_flat
+    ]
+    return wrong, grown
