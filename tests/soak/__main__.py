@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,8 @@ class Run:
         except BaseException as error:
             text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             wrong = f"request {number} ({kind.__name__}): {error!r}\n{text}"
+            if "limit" in str(error) or isinstance(error, TimeoutError):
+                faulthandler.dump_traceback(file=sys.stderr)  # who waits for what
             del error
         line = f"{number} {kind.__name__} {told.expected if not wrong else 'wrong'} {told.digest} {told.outcome}\n"
         os.write(self._ledger, line.encode())
@@ -241,7 +244,17 @@ def soak(arguments: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     return result, interrupted
 
 
+def with_few_arenas() -> None:
+    """Begin again with two arenas. By default glibc has one for every few threads, each of which keeps what its peaks
+    took; the memory of the process then goes on growing for half an hour, and says nothing."""
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}
+        os.execve(sys.executable, [sys.executable, "-m", "tests.soak", *sys.argv[1:]], environment)
+
+
 def main() -> int:
+    # In the background of a shell it may have been started with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser("python -m tests.soak", description=__doc__)
     parser.add_argument("--requests", type=int, default=sys.maxsize, help="how many; without this, as time allows")
     parser.add_argument("--at-once", type=int, default=64, help="how many at a time")
@@ -249,6 +262,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the dice; what each request is and does")
     parser.add_argument("--keep", help="a folder for the ledgers and the samples, which are thrown away otherwise")
     arguments = parser.parse_args()
+    with_few_arenas()
     if arguments.seconds is None:
         arguments.seconds = 120.0 if arguments.requests == sys.maxsize else float("inf")
     if arguments.seed is None:

@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 from typing import NamedTuple
 
-from .kinds import MAYBE, NEVER, ONCE
+from .kinds import LOST, MAYBE, NEVER, ONCE
 
 MOST_LOGINS = 5
 MOST_SHOWN = 20
@@ -44,7 +44,11 @@ def audit(client: str, server: str) -> tuple[list[str], dict[str, int]]:
             counts["requests"] += 1
             if expected in counts:
                 counts[expected] += 1
-            wrong.extend(f"request {name} ({kind}, {outcome}): {what}" for what in look(expected, digest, came))
+            said = f"request {name} ({kind}, {outcome})"
+            if outcome == LOST and any(one.label == "early" for one in came):
+                wrong.append(f"{said}: the server had answered, and that was lost")
+            came = [one for one in came if one.label != "early"]
+            wrong.extend(f"{said}: {what}" for what in look(expected, digest, came))
     wrong.extend(f"request {name}: nobody sent it" for name in arrivals if name)
     if arrivals.get(""):
         wrong.append(f"{len(arrivals[''])} bodies without an id")
@@ -65,8 +69,10 @@ def look(expected: str, digest: str, came: list[Arrival]) -> list[str]:
     if digest != "-":
         wrong.extend(f"another body came: {one}" for one in came if one.digest != digest and expected in (ONCE, MAYBE))
     # Sent again as documented: with each login, at each redirect, and once where a used connection broke.
-    most = {"challenge": MOST_LOGINS + 2, "redirect": 1, "hold": 1}
-    wrong.extend(f"{label} {len(by_label.get(label, []))} times" for label, count in most.items() if len(by_label.get(label, [])) > count)
+    for label, most in (("challenge", MOST_LOGINS + 2), ("redirect", 1), ("hold", 1)):
+        count = len(by_label.get(label, []))
+        if count > most:
+            wrong.append(f"{label} {count} times")
     broken = by_label.get("reset", [])
     if len(broken) > 2 or (len(broken) == 2 and not broken[0].used):
         wrong.append(f"sent again after a reset without leave: {broken}")

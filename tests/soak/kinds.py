@@ -4,6 +4,7 @@ have of its body: it is written down, and held against the server's ledger when 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import io
@@ -38,6 +39,9 @@ ONCE = "once"  # whole, exactly once, and answered
 MAYBE = "maybe"  # whole at most once: its end was called, and then it was aborted or failed
 NEVER = "never"  # not whole: its end was never called
 NOTHING = "nothing"  # there was no body, or none that the server says is a good one
+
+LOST = "no replay"
+"""An outcome: the server had left a used connection, and more of the stream was gone than is kept."""
 
 REPLAY = 1 << 20
 """Bytes of a stream that a request can send again; the default of the option."""
@@ -238,7 +242,7 @@ def stream(case: Case, request: ClientRequest, body: bytes) -> Told:
     except ClientRequestError as error:
         # On a connection that the server had left, with more of it gone than is kept.
         check(error.code in BROKEN and len(body) > REPLAY, "failed with", repr(error))
-        return Told(MAYBE, digest_of(body), "no replay")
+        return Told(MAYBE, digest_of(body), LOST)
 
 
 def fails(request: ClientRequest, codes: frozenset[str]) -> str:
@@ -304,7 +308,7 @@ def piped(case: Case) -> Told:
         return came(request.end(), body)
     except ClientRequestError as error:
         check(error.code in BROKEN and len(body) > REPLAY, "failed with", repr(error))
-        return Told(MAYBE, digest_of(body), "no replay")
+        return Told(MAYBE, digest_of(body), LOST)
 
 
 def with_continue(case: Case) -> Told:
@@ -417,7 +421,7 @@ def by_events(case: Case) -> Told:
     check(closed.wait(LIMIT), "no close within the limit:", request, order)
     if failed:
         check(failed[0].code in BROKEN and len(body) > REPLAY, "failed with", repr(failed[0]))
-        return Told(MAYBE, digest_of(body), "no replay")
+        return Told(MAYBE, digest_of(body), LOST)
     check(order == ["finish", "response", "end", "closed", "close"], "the order of events:", order)
     check(sum(received) == size // 4 * 4, "received", sum(received), "of", size)
     return Told(ONCE, digest_of(body))
@@ -448,7 +452,7 @@ def without_blocking(case: Case) -> Told:
         return came(request, body)
     except ClientRequestError as error:
         check(error.code in BROKEN and len(body) > REPLAY, "failed with", repr(error))
-        return Told(MAYBE, digest_of(body), "no replay")
+        return Told(MAYBE, digest_of(body), LOST)
 
 
 def callbacks(case: Case) -> Told:
@@ -502,7 +506,7 @@ def early(case: Case) -> Told:
         response = request.get_response(LIMIT)
     except ClientRequestError as error:
         check(error.code in BROKEN and written > REPLAY, "failed with", repr(error), "after", written)
-        return Told(NEVER, outcome="no replay")
+        return Told(NEVER, outcome=LOST)
     check(response.status_code == 413 and response.read() == b"too much", "no 413:", response)
     if case.dice.random() < 0.5:
         request.end()
@@ -632,7 +636,7 @@ def aborted_writing(case: Case) -> Told:
         return ended_by_abort(request, Told(NEVER))
     except ClientRequestError as error:
         check(error.code in BROKEN and written > REPLAY, "failed with", repr(error), "after", written)
-        return Told(NEVER, outcome="no replay")
+        return Told(NEVER, outcome=LOST)
     raise Wrong("write() takes on after an abort")
 
 
@@ -686,10 +690,8 @@ def aborted_deciding(case: Case) -> Told:
     request = case.request(path, redirect="manual")
     request.on(name, lambda *args: kept.append(args))
     case.world.later.after(case.dice.random() * 0.03, request.abort)
-    try:
+    with contextlib.suppress(AbortedError):
         request.end(body)
-    except AbortedError:
-        pass
     return ended_by_abort(request, Told(MAYBE, digest_of(body)))
 
 
@@ -713,7 +715,7 @@ def session_closed(case: Case) -> Told:
     """A session of its own, closed at any moment."""
     body = case.body(65536)
     with Session(tls=case.world.tls, proxies={}, timeout=LIMIT) as session:
-        request = ClientRequest(case.world.sites.plain + "/ok", method="POST", headers={"X-Id": case.id}, session=session)
+        request = case.request("/ok", session=session)
         request.end(body)
         if case.dice.random() < 0.5:
             return came(request, body)

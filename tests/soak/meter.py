@@ -91,7 +91,9 @@ def slope(counted: list[Sample], values: list[float]) -> float:
     step = max(1, len(values) // MOST_PAIRS)
     points = [(one.at, value) for one, value in zip(counted[::step], values[::step])]
     slopes = [
-        (later[1] - sooner[1]) / (later[0] - sooner[0]) for index, sooner in enumerate(points) for later in points[index + 1 :]
+        (later[1] - sooner[1]) / (later[0] - sooner[0])
+        for index, sooner in enumerate(points)
+        for later in points[index + 1 :]
     ]
     return statistics.median(slopes) * (counted[-1].at - counted[0].at)
 
@@ -102,7 +104,8 @@ def judge(samples: list[Sample]) -> tuple[list[str], dict[str, Growth]]:
         return [], {}
     grown = {name: growth(samples, name) for name in ALLOWED}
     wrong = [
-        f"{name} grows: from {one.middle:.0f} to {one.last:.0f}, {one.by_slope:.0f} by its slope, allowed {one.allowed:.0f}"
+        f"{name} grows: from {one.middle:.0f} to {one.last:.0f}, by {one.by_slope:.0f} over all of the time, "
+        f"and {one.allowed:.0f} are allowed"
         for name, one in grown.items()
         if not one.is_flat
     ]

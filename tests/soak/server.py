@@ -53,7 +53,13 @@ class Ledger:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def note(self, body: Body, label: str, used: bool) -> None:
-        line = f"{body.id} {label} {body.digest} {body.length} {used:d}\n"
+        self._write(f"{body.id} {label} {body.digest} {body.length} {used:d}\n")
+
+    def note_early(self, name: str, used: bool) -> None:
+        """An answer is on its way before the body has come: it must not be lost."""
+        self._write(f"{name} early - 0 {used:d}\n")
+
+    def _write(self, line: str) -> None:
         os.write(self._file, line.encode())  # in one piece, from whatever thread: the file is opened for appending
 
 
@@ -254,6 +260,7 @@ def early(conn: Conn, request: Request) -> bool:
     """413 before the body has come, and then `how`: close, read on, or stop reading."""
     how = request.query["how"]
     conn.take_some(request, int(request.query.get("after", 0)))
+    conn.ledger.note_early(request.id, conn.served > 0)
     if how == "read":
         # Says "close", since what it takes from here on is nobody's request.
         conn.answer(413, b"too much", close=True)
