@@ -291,7 +291,9 @@ FILL = """
 )
 def test_no_more_descriptors(scheme: str, host: str, worker: str) -> None:
     """With each number of them that is too small: an error that says so, nothing kept, and the next one works."""
-    code = FILL + f"""
+    code = (
+        FILL
+        + f"""
         base = url.replace("127.0.0.1", {host!r})
         Attempt(base=base).see()
         codes = []
@@ -321,6 +323,7 @@ def test_no_more_descriptors(scheme: str, host: str, worker: str) -> None:
         assert set(codes[:enough]) == {{INSUFFICIENT}}, codes
         say("done")
     """
+    )
     context = server_context() if scheme == "https" else None
     with Peer(echo_json, context, expect_errors=True) as peer, Program(code, peer) as program:
         assert program.wait() == ["done"]
@@ -329,7 +332,9 @@ def test_no_more_descriptors(scheme: str, host: str, worker: str) -> None:
 @LIMITS
 def test_more_at_once_than_there_are_descriptors() -> None:
     """Some have all they need, the others are told; nobody waits for ever, and nothing is left."""
-    code = FILL + """
+    code = (
+        FILL
+        + """
         Attempt().see()
         session.close_connections()
         send_home()
@@ -346,6 +351,7 @@ def test_more_at_once_than_there_are_descriptors() -> None:
         assert open_descriptors() == before, (open_descriptors(), before)
         say("done")
     """
+    )
     holding = Holding()
     with Peer(holding, limit=6 * LIMIT) as peer, Program(code, peer) as program:
         program.wait_for("full")

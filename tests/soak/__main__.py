@@ -149,7 +149,8 @@ def watch(run: Run, drivers: list[threading.Thread], seconds: float) -> tuple[li
             one = samples[-1]
             print(
                 f"{now - started:6.0f} s  {run.done:8d} requests  {(run.done - done_last) / (now - last):5.0f}/s"
-                f"  {one.rss >> 10:7d} KiB  {one.blocks:7d} blocks  {one.objects:6d} objects"
+                f"  {one.rss >> 10:7d} KiB, {one.heap >> 10:6d} of heap"
+                f"  {one.blocks:7d} blocks  {one.objects:6d} objects"
                 f"  {one.descriptors:4d} descriptors  {one.threads:4d} threads  {len(run.wrong)} wrong",
                 flush=True,
             )

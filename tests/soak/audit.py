@@ -1,6 +1,6 @@
 """Holds what the client says of its bodies against what the server says it got: none lost, none doubled, none damaged.
 
-    python -m tests.soak.audit CLIENT_LEDGER SERVER_LEDGER
+python -m tests.soak.audit CLIENT_LEDGER SERVER_LEDGER
 """
 
 from __future__ import annotations

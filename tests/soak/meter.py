@@ -1,5 +1,8 @@
 """What the process takes, sampled every second, and the rule by which it counts as flat.
 
+The resident memory goes up for a long time, ever more slowly, with each peak that is higher than all before, and with
+what stays free between two things in use. So the heap that is in use is looked at as well: that shows a leak soon.
+
 The rule. The first `WARM_UP` of the samples do not count: caches and pools fill up, the allocator takes what it needs
 for the peaks. Of the rest two things are asked:
 
@@ -14,13 +17,14 @@ more than that in a run that is long enough.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import statistics
 import sys
 import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 WARM_UP = 0.25
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -34,7 +38,8 @@ class Sample(NamedTuple):
     at: float
     requests: int
     rss: int  # bytes
-    blocks: int  # of memory that Python has handed out, a few an object
+    heap: int  # bytes that malloc has given out and not got back; 0 where it does not tell
+    blocks: int  # of small memory that Python has handed out, a few an object
     objects: int  # that the collector knows
     descriptors: int
     threads: int
@@ -43,11 +48,37 @@ class Sample(NamedTuple):
 # Of each figure: the part of the middle third's median, and what is allowed in any case.
 ALLOWED = {
     "rss": (0.04, 6 * 1024 * 1024),
+    "heap": (0.04, 4 * 1024 * 1024),
     "blocks": (0.02, 4000),
     "objects": (0.02, 1500),
     "descriptors": (0.10, 16),
     "threads": (0.10, 12),
 }
+
+
+class _Mallinfo2(ctypes.Structure):
+    """glibc's, since 2.33."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]
+
+
+def _find_mallinfo() -> Any:
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is not None:
+        mallinfo.restype = _Mallinfo2
+    return mallinfo
+
+
+_mallinfo = _find_mallinfo()
+
+
+def heap_in_use() -> int:
+    """What is in use of the heap. What is free in between does not count, which is most of what the peaks leave."""
+    if _mallinfo is None:
+        return 0
+    told = _mallinfo()
+    return int(told.uordblks + told.hblkhd)
 
 
 def sample(requests: int) -> Sample:
@@ -57,6 +88,7 @@ def sample(requests: int) -> Sample:
         time.monotonic(),
         requests,
         rss,
+        heap_in_use(),
         sys.getallocatedblocks(),
         len(gc.get_objects()),
         len(os.listdir("/proc/self/fd")),
