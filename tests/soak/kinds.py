@@ -31,7 +31,7 @@ from clientrequest import (
 
 from .server import PASSWORD, USER
 
-LIMIT = 60.0
+LIMIT = 120.0
 """Seconds after which something hangs: far beyond what a busy machine makes of the longest of these requests."""
 
 # What the server must have of the body of a request.

@@ -28,12 +28,15 @@ from collections.abc import Iterator
 from typing import Any, Callable
 from urllib.parse import parse_qsl, urlsplit
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds without a byte before a connection is given up; far beyond what the client allows itself."""
 
 USER, PASSWORD = "ada", "engine"
-NONCE_PERIOD = 5.0
-"""Seconds a nonce is good for; then it is stale, and the client has to take a new one without asking."""
+NONCE_PERIOD = 20.0
+"""Seconds between two nonces."""
+NONCES = 4
+"""So many are good; an older one is stale, and the client has to take a new one without asking. Not so few that a
+client on a busy machine never comes in time."""
 
 RECEIVE_SIZE = 256 * 1024
 _FILLER = os.urandom(64 * 1024)
@@ -330,7 +333,7 @@ def digest(conn: Conn, request: Request) -> bool:
     given = _digest_fields(request.headers.get("authorization", ""))
     good, stale = False, False
     if given and _is_right(given, algorithm, realm, request):
-        good = given["nonce"] in (_nonce(realm, period), _nonce(realm, period - 1))
+        good = given["nonce"] in [_nonce(realm, period - number) for number in range(NONCES)]
         stale = not good
     if good:
         return ok(conn, request)
