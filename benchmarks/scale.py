@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import http.client
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable
+from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 # What is measured is the package beside this folder, installed or not.
@@ -239,6 +241,41 @@ def in_flight(server: Remote, count: int) -> Figures:
     return figures
 
 
+def in_flight_with_longer_turns(server: Remote, count: int) -> Figures:
+    """The same with `sys.setswitchinterval(0.1)`.
+
+    By default each thread that waits for the interpreter lock looks for it 200 times a second. Of thousands that are
+    woken in the same moment most do nothing but that, whatever program it is; see `plain_threads`.
+    """
+    sys.setswitchinterval(0.1)
+    return in_flight(server, count)
+
+
+def plain_threads(server: Remote, count: int) -> Figures:
+    """For comparison: as many threads of one's own, each with a connection of `http.client`."""
+    allow_descriptors(EACH * count + 100)
+
+    def get() -> None:
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc)
+        connection.request("GET", "/hold")
+        assert connection.getresponse().read() == b"ok"
+        connection.close()
+
+    before, started = Taken(), time.perf_counter()
+    threads = [threading.Thread(target=get) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    server.wait_for(count)
+    there = time.perf_counter() - started
+    figures = {**Taken().since(before, count), "seconds_until_all_wait": there}
+    started = time.perf_counter()
+    server.tell("answer")
+    for thread in threads:
+        thread.join()
+    figures["seconds_until_all_answered"] = time.perf_counter() - started
+    return figures
+
+
 def aborted(server: Remote, count: int) -> Figures:
     """Requests that wait for their answers, aborted one after the other from one thread."""
     from clientrequest import Session
@@ -337,6 +374,8 @@ def idle_connections(server: Remote, count: int) -> Figures:
 MEASUREMENTS: dict[str, tuple[Callable[[Remote, int], Figures], str]] = {
     "unstarted": (unstarted, "a request object that was not started"),
     "in_flight": (in_flight, "a request that waits for its answer"),
+    "in_flight_with_longer_turns": (in_flight_with_longer_turns, "the same, with a switch interval of 0.1 s"),
+    "plain_threads": (plain_threads, "for comparison: a thread with http.client"),
     "aborted": (aborted, "requests that wait, aborted"),
     "sessions": (sessions, "a session"),
     "used_sessions": (used_sessions, "a session with one idle connection"),
@@ -350,6 +389,8 @@ def counts(requests: int) -> dict[str, int]:
     return {
         "unstarted": 10_000,
         "in_flight": requests,
+        "in_flight_with_longer_turns": requests,
+        "plain_threads": requests,
         "aborted": requests,
         "sessions": 1000,
         "used_sessions": 1000,
