@@ -10,9 +10,10 @@ for the peaks. Of the rest two things are asked:
 - The slope (Theil-Sen: the median of the slopes between pairs of samples, which no single peak can bend), over all of
   that time, may come to no more than the allowance.
 
-Only if both say "more" it is a breach: the one alone is what noise looks like. The allowance is so many parts of the
-whole, and so much in any case, and nothing for each request: what every request leaves behind, be it little, comes to
-more than that in a run that is long enough.
+Only if both say "more" it is a breach: the one alone is what noise looks like. The allowance is the largest of a part
+of the whole, so much in any case, and four standard errors of the difference between two such medians, by how the
+samples scatter. There is none for each request: what every request leaves behind, be it little, comes to more than that
+in a run that is long enough.
 """
 
 from __future__ import annotations
@@ -114,9 +115,18 @@ def growth(samples: list[Sample], name: str) -> Growth:
     third = len(counted) // 3
     values = [float(getattr(one, name)) for one in counted]
     # Thirds of what counts: the first of them is the beginning, which only the slope looks at.
-    middle, last = statistics.median(values[third : 2 * third]), statistics.median(values[-third:])
+    thirds = values[third : 2 * third], values[-third:]
+    middle, last = (statistics.median(one) for one in thirds)
+    # Of a median, 1.25 times that of a mean; and 1.48 times the median deviation is the standard deviation.
+    scatter = statistics.mean(1.48 * deviation(one) for one in thirds)
+    error = 1.25 * scatter * (2 / third) ** 0.5
     part, least = ALLOWED[name]
-    return Growth(middle, last, slope(counted, values), max(part * middle, least))
+    return Growth(middle, last, slope(counted, values), max(part * middle, least, 4 * error))
+
+
+def deviation(values: list[float]) -> float:
+    middle = statistics.median(values)
+    return statistics.median(abs(value - middle) for value in values)
 
 
 def slope(counted: list[Sample], values: list[float]) -> float:

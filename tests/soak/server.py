@@ -31,6 +31,9 @@ from urllib.parse import parse_qsl, urlsplit
 PATIENCE = 300.0
 """Seconds without a byte before a connection is given up; far beyond what the client allows itself."""
 
+STOPPED = 15.0
+"""Seconds for which a server that has stopped reading keeps the connection."""
+
 USER, PASSWORD = "ada", "engine"
 NONCE_PERIOD = 20.0
 """Seconds between two nonces."""
@@ -188,10 +191,11 @@ class Conn:
                 return
 
     def wait_gone(self) -> None:
-        """Until the client leaves, without reading what it sends."""
+        """Until the client leaves, without reading what it sends; not for long, since the end of one that has filled
+        the kernel's buffers does not get through."""
         poller = select.poll()
         poller.register(self.sock.fileno(), getattr(select, "POLLRDHUP", 0))
-        poller.poll(PATIENCE * 1000)
+        poller.poll(STOPPED * 1000)
 
     # --- answering ---
 
