@@ -145,6 +145,7 @@ class Crew:
         self._numbers = itertools.count(1)
         self._hooked = False
         self._workers: set[Worker] = set()  # all of them, parked or not
+        self._will_be_told = False  # of the exit, by a hook
         self.closing = False  # the interpreter wants to exit
         self.at_exit: Callable[[], None] = _nothing
 
@@ -175,6 +176,7 @@ class Crew:
             if register is not None:
                 try:
                     register(self._exit)
+                    self._will_be_told = True
                 except RuntimeError:
                     self.closing = True  # already on the way out
         worker = Worker(self, job, next(self._numbers))
@@ -201,10 +203,12 @@ class Crew:
         # Asked again: the exit hook, or a job, may have come before we were there.
         if self._is_closing() or self._left_over:
             return self._stay(worker, gate) or (not self._is_closing() and self._take_left_over(worker))
+        # In slices where there is no exit hook: this is how a parked worker learns that the program ended. Else in one:
+        # of a thousand that look up every second, none finds the interpreter free, and those at work wait for them.
+        longest = IDLE if self._will_be_told else SLICE
         waited = 0.0
         while waited < IDLE:
-            # In slices: where there is no exit hook, this is how a parked worker learns that the program ended.
-            step = min(SLICE, IDLE - waited)
+            step = min(longest, IDLE - waited)
             if gate.acquire(timeout=step):
                 return True
             waited += step
@@ -238,6 +242,7 @@ class Crew:
         self._pid = os.getpid()
         self._left_over.clear()
         self._hooked = False
+        self._will_be_told = False
         self.closing = False
         for worker in parked:
             worker.waiter.close()

@@ -239,6 +239,30 @@ def test_idle_worker_leaves(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None
     assert jobs.workers[0].waiter._receiver.fileno() == -1, "its sockets are open"
 
 
+def test_idle_worker_sleeps_until_it_is_needed(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not look up in between, as those of many that are parked would all do."""
+    monkeypatch.setattr(_workers, "SLICE", SHORT / 20)
+    monkeypatch.setattr(_workers, "IDLE", SHORT)
+    waits: list[float] = []
+
+    class Gate:
+        def __init__(self, worker: Worker) -> None:
+            self._lock = worker._gate
+
+        def acquire(self, timeout: float = -1) -> bool:
+            waits.append(timeout)
+            return self._lock.acquire(timeout=timeout)
+
+        def release(self) -> None:
+            self._lock.release()
+
+    def job(worker: Worker) -> None:
+        worker._gate = Gate(worker)  # type: ignore[assignment]
+
+    crew.run(job).join(LIMIT)
+    assert waits == [SHORT]
+
+
 def test_send_home(crew: Crew) -> None:
     jobs, gates = Jobs(crew), [Gate(), Gate()]
     for gate in gates:
