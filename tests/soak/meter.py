@@ -1,7 +1,8 @@
 """What the process takes, sampled every second, and the rule by which it counts as flat.
 
 The resident memory goes up for a long time, ever more slowly, with each peak that is higher than all before, and with
-what stays free between two things in use. So the heap that is in use is looked at as well: that shows a leak soon.
+what stays free between two things in use. So what is free goes back to the system before each sample, and the heap that
+is in use is looked at as well: that shows a leak soon.
 
 The rule. The first `WARM_UP` of the samples do not count: caches and pools fill up, the allocator takes what it needs
 for the peaks. Of the rest two things are asked:
@@ -64,14 +65,11 @@ class _Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in _names]
 
 
-def _find_mallinfo() -> Any:
-    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if mallinfo is not None:
-        mallinfo.restype = _Mallinfo2
-    return mallinfo
-
-
-_mallinfo = _find_mallinfo()
+_libc = ctypes.CDLL(None)
+_trim: Any = getattr(_libc, "malloc_trim", None)  # not in every C library
+_mallinfo: Any = getattr(_libc, "mallinfo2", None)
+if _mallinfo is not None:
+    _mallinfo.restype = _Mallinfo2
 
 
 def heap_in_use() -> int:
@@ -83,6 +81,8 @@ def heap_in_use() -> int:
 
 
 def sample(requests: int) -> Sample:
+    if _trim is not None:
+        _trim(0)
     with open("/proc/self/statm") as statm:
         rss = int(statm.read().split()[1]) * PAGE
     return Sample(
