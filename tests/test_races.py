@@ -592,20 +592,18 @@ def test_abort_while_a_long_body_moves_to_its_file(session: Session, monkeypatch
     make_file = tempfile.TemporaryFile
 
     class File:
-        """A file that takes its time over the first lines: until the request is closed, or waits for it."""
+        """A file that takes its time over every write: until the request is closed, or waits for it."""
 
-        def __init__(self) -> None:
-            self._file = make_file()
+        def __init__(self, buffering: int) -> None:
+            self._file = make_file(buffering=buffering)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._file, name)
 
-        def writelines(self, lines: Any) -> None:
-            rest = iter(lines)
-            self._file.write(next(rest))
+        def write(self, data: Any) -> int:
             request.abort()
-            closed.wait(0.3)
-            self._file.writelines(rest)
+            closed.wait(0.1)
+            return self._file.write(data)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", File)
     closed = threading.Event()
