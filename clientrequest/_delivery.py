@@ -38,7 +38,7 @@ class Delivery:
             self._life.send_drain()
             if not self._life.strand.inline and incoming.face is EVENTS and self._life.strand.busy():
                 self._life.await_listeners()  # one ``data`` at a time, or a slow loop would fill the memory
-            elif incoming.face is EVENTS and incoming.flowing:
+            elif incoming.face is EVENTS and incoming.flowing and not incoming.closed:
                 if not self._pump(incoming):
                     return
             elif incoming.broken is not None:

@@ -316,6 +316,44 @@ def test_no_encoding_gives_bytes_again(serve: Serve, session: Session) -> None:
 # --- pipes ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("from_outside", [False, True])
+def test_close_ends_the_flow(serve: Serve, session: Session, from_outside: bool) -> None:
+    """The rest is thrown away: no more data, no end, and the connection is not kept."""
+    gone = Gate()
+
+    def pour(conn: Conn) -> None:
+        conn.read_request()
+        conn.send(UNBOUNDED)
+        try:
+            while True:
+                conn.send(bytes(1024))
+        except ConnectionError:
+            gone.set()
+
+    request = session.request(serve(pour).url())
+    recorder = Recorder(request)
+    flowing = Gate()
+
+    def listen(response: IncomingMessage) -> None:
+        def take(data: bytes) -> None:
+            assert not response.closed or from_outside
+            flowing.set()
+            if not from_outside:
+                response.close()
+
+        response.on("data", take)
+
+    request.on("response", listen)
+    request.end()
+    flowing.wait()
+    if from_outside:
+        recorder.response.close()
+    recorder.wait("close")
+    gone.wait()
+    assert recorder.outline()[-2:] == ["response.close", "close"]
+    assert not {"error", "response.error", "response.end"} & set(recorder.names())
+
+
 def test_pipe_to_a_file_leaves_it_open(serve: Serve, session: Session, tmp_path: Path) -> None:
     path = tmp_path / "copy"
     with path.open("wb") as file:
