@@ -26,6 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=%]+")
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+MOST_OF_A_NAME = 253  # characters of a host name (RFC 1035, 2.3.4)
 #: Methods that usually have no body: with nothing written, nothing is said about one (RFC 9110, 8.6).
 BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 REFERRER_POLICIES = frozenset(
@@ -394,6 +395,8 @@ def check_host(value: str, option: str) -> str:
     host = value[1:-1] if value.startswith("[") and value.endswith("]") else value
     if not host.isascii():
         try:
+            if len(host) > MOST_OF_A_NAME:  # the codec takes quadratic time, and finds out last
+                raise UnicodeError
             host = host.encode("idna").decode("ascii")
         except UnicodeError:
             raise ValueError(f"option {option!r}: {_shown(value)!r} is not a host name") from None

@@ -234,6 +234,16 @@ def test_a_long_location_takes_no_long_time(start: str, filler: str) -> None:
     assert time.thread_time() - began < 5.0  # it took minutes once
 
 
+def test_a_long_name_of_other_letters_takes_no_long_time() -> None:
+    name = "".join(chr(0x4E00 + number) for number in range(8000)).encode().decode("latin-1")
+    head = ResponseHead((1, 1), 302, "", [("Location", f"http://{name}/")])
+    began = time.thread_time()
+    with pytest.raises(RedirectError) as raised:
+        parse_redirect(head, "GET", parse_url("http://example.com/"))
+    assert raised.value.code == "ERR_INVALID_REDIRECT"
+    assert time.thread_time() - began < 5.0  # the codec for such names needed three times as long
+
+
 def test_twenty_are_followed_and_no_more(session: Session) -> None:
     def handle(conn: Conn) -> None:
         while True:
