@@ -14,7 +14,7 @@ from tests.soak.kinds import LOST, MAYBE, NEVER, NOTHING, ONCE
 if not sys.platform.startswith("linux"):
     pytest.skip("it reads /proc", allow_module_level=True)
 
-from tests.soak.meter import ALLOWED, Sample, judge
+from tests.soak.meter import ALLOWED, Growth, Sample, judge
 
 MIB = 1 << 20
 
@@ -116,3 +116,11 @@ def test_what_each_request_leaves_is_growth(name: str, each: float) -> None:
     """At 300 requests a second, in two minutes."""
     assert name in ALLOWED
     assert [wrong.partition(" ")[0] for wrong in judge(samples(name, by=300 * each))[0]] == [name]
+
+
+@pytest.mark.parametrize(
+    ("last", "by_slope", "is_flat"),
+    [(100, 0, True), (111, 9, True), (109, 29, True), (111, 11, False), (109, 31, False), (90, -20, True)],
+)
+def test_both_say_so_or_the_slope_says_much(last: float, by_slope: float, is_flat: bool) -> None:
+    assert Growth(100, last, by_slope, allowed=10).is_flat is is_flat

@@ -11,7 +11,8 @@ for the peaks. Of the rest two things are asked:
 - The slope (Theil-Sen: the median of the slopes between pairs of samples, which no single peak can bend), over all of
   that time, may come to no more than the allowance.
 
-Only if both say "more" it is a breach: the one alone is what noise looks like. The allowance is the largest of a part
+Only if both say "more" it is a breach, or the slope says "three times as much": the one alone is what noise looks like,
+or the end of the warm-up. The allowance is the largest of a part
 of the whole, so much in any case, and four standard errors of the difference between two such medians, by how the
 samples scatter. There is none for each request: what every request leaves behind, be it little, comes to more than that
 in a run that is long enough.
@@ -107,7 +108,7 @@ class Growth(NamedTuple):
 
     @property
     def is_flat(self) -> bool:
-        return min(self.last - self.middle, self.by_slope) <= self.allowed
+        return min(self.last - self.middle, self.by_slope) <= self.allowed and self.by_slope <= 3 * self.allowed
 
 
 def growth(samples: list[Sample], name: str) -> Growth:
