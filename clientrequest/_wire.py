@@ -53,6 +53,24 @@ _SIOCOUTQ = 0x5411  # Linux: asks a TCP socket how much of what it sent is not a
 _SOCKET_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
 
 
+def refuse_future(version: str) -> None:
+    """urllib3-future, which niquests brings along, stands in for urllib3 and is another: requests through it break off.
+
+    Raises:
+        ImportError: this is the version of one.
+    """
+    patch = version.split(".")[2:3]
+    if patch and patch[0].isdigit() and int(patch[0]) >= 900:  # how the two are meant to be told apart
+        raise ImportError(
+            f"clientrequest needs urllib3, but what is installed by that name is urllib3-future {version}, which "
+            "comes with niquests and replaces it; to have both, install that with URLLIB3_NO_OVERRIDE=1 in the "
+            "environment and --no-binary urllib3-future, and then urllib3 again"
+        )
+
+
+refuse_future(urllib3.__version__)
+
+
 # --- connections ---------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ import certifi
 import pytest
 
 from clientrequest import ClientRequest, RequestTimeout, Session, Timeout, TLSError
+from clientrequest._wire import refuse_future
 from tests.support import LIMIT, Conn, Gate, Peer, ca_path, echo_json, scripted, server_context
 
 HERE = Path(__file__).parent
@@ -206,3 +207,17 @@ def test_every_test_that_the_table_names_exists() -> None:
     assert len(named) > 100
     there = {module: names_in(HERE / module) for module in {module for module, _ in named} if (HERE / module).exists()}
     assert [module + test for module, test in named if test not in there.get(module, ())] == []
+
+
+# --- beside other packages ---
+
+
+def test_another_urllib3_is_refused_by_its_name() -> None:
+    """niquests replaces urllib3 by its own, through which requests would break off in ways that nobody understands."""
+    with pytest.raises(ImportError, match=r"urllib3-future 2\.25\.904.*niquests"):
+        refuse_future("2.25.904")
+
+
+@pytest.mark.parametrize("version", ["2.6.3", "2.8.0", "2.12", "2.7.0.dev3", "2.7.12rc1"])
+def test_urllib3_itself_is_not_refused(version: str) -> None:
+    refuse_future(version)
