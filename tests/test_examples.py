@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import http.client
 import importlib.util
+import io
 import json
 import os
 import re
@@ -157,7 +158,7 @@ def talk(port: int, data: bytes) -> bytes:
 
 def test_every_example_is_known_here() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {*PRINTS, "demo", "proxy", "server"}
+    assert names == {*PRINTS, "demo", "proxy", "server", "wsgi_gateway"}
 
 
 @pytest.mark.parametrize("name", sorted(PRINTS))
@@ -204,6 +205,66 @@ def test_example_without_a_server_says_so_and_fails(name: str) -> None:
         done = run(str(EXAMPLES / f"{name}.py"), f"http://127.0.0.1:{port}")
     assert done.returncode == 1
     assert "net::ERR_CONNECTION_REFUSED" in done.stderr.splitlines()[-1]
+
+
+# --- the gateway ---
+
+
+def call_gateway(
+    monkeypatch: pytest.MonkeyPatch, upstream: str, body: bytes = b"", announced: int = 0, **environ: Any
+) -> tuple[str, dict[str, str], bytes]:
+    monkeypatch.setenv("UPSTREAM", upstream)
+    monkeypatch.setenv("UPSTREAM_TIMEOUT", "0.5")
+    begun: list[Any] = []
+    values = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/p\xc3\xa4th",
+        "QUERY_STRING": "a=b",
+        "wsgi.input": io.BytesIO(body),
+    }
+    gateway = load("wsgi_gateway")
+    answer = gateway.application(
+        {**values, "CONTENT_LENGTH": str(announced), **environ}, lambda status, headers: begun.append((status, headers))
+    )
+    [(status, headers)] = begun
+    text = b"".join(answer)
+    if hasattr(answer, "close"):
+        answer.close()
+    gateway.SESSION.close()
+    return status, dict(headers), text
+
+
+def test_gateway_is_short() -> None:
+    lines = (EXAMPLES / "wsgi_gateway.py").read_text("utf-8").splitlines()
+    assert len([line for line in lines if line]) < 60
+
+
+def test_gateway_passes_on_what_is_not_between_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b"Connection: X-Between\r\nX-Between: 1\r\nKeep-Alive: timeout=5\r\nX-Kept: 2\r\nContent-Length: 2\r\n"
+    sent = {"HTTP_CONNECTION": "keep-alive, X-There", "HTTP_X_THERE": "1", "HTTP_TE": "trailers", "HTTP_X_KEPT": "2"}
+    with Peer(scripted(b"HTTP/1.1 404 Not Found\r\n" + lines + b"\r\nok")) as peer:
+        answer = call_gateway(monkeypatch, peer.url("/base"), b"body", 4, **sent)
+        request = peer.wait_request()
+    assert answer == ("404 Not Found", {"X-Kept": "2", "Content-Length": "2"}, b"ok")
+    assert (request.target, request.body, request.complete) == ("/base/p%C3%A4th?a=b", b"body", True)
+    assert request.header("X-Kept") == "2"
+    assert [request.header(name) for name in ("X-There", "TE")] == [None, None]
+
+
+def test_gateway_says_what_went_wrong_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with refused_port() as port:
+        assert call_gateway(monkeypatch, f"http://127.0.0.1:{port}")[0] == "502 Bad Gateway"
+    with Peer(scripted(Conn.hold)) as peer:
+        assert call_gateway(monkeypatch, peer.url())[0] == "504 Gateway Timeout"
+
+
+def test_gateway_passes_no_cut_body_for_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Peer(lambda conn: conn.read_request()) as peer:
+        assert call_gateway(monkeypatch, peer.url(), b"four", 5)[0] == "400 Bad Request"
+        assert not [request for request in peer.requests if request.complete]
+    with refused_port() as port:  # this server gives the chunks as they are: nobody is asked
+        chunked = {"HTTP_TRANSFER_ENCODING": "chunked"}
+        assert call_gateway(monkeypatch, f"http://127.0.0.1:{port}", **chunked)[0] == "400 Bad Request"
 
 
 # --- the demo ---
