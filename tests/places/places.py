@@ -69,7 +69,6 @@ def _gunicorn(name: str, *options: str, **facts: bool) -> Place:
 
 
 GEVENT = ("--worker-class", "gevent")
-UWSGI = {"chunked": False, "keeps": False, "hides_cuts": True}
 FORKS = ("--master", "--processes", "3", "--threads", "4")
 
 
@@ -77,18 +76,9 @@ def _uwsgi(name: str, *options: str, **facts: bool) -> Place:
     program = str(Path(sys.executable).with_name("pyuwsgi"))
     # A signal that comes while a worker is still being forked is lost in Python's hooks.
     mercy = ("--worker-reload-mercy", "5")
-    common = (
-        "--http-socket",
-        f"{HOST}:{{port}}",
-        "--need-app",
-        "--die-on-term",
-        *mercy,
-        "--enable-threads",
-        "--module",
-    )
-    return Place(
-        name, (program, *common, APPLICATION, *options), chunked=False, keeps=False, ends_by_closing=True, **facts
-    )
+    common = ("--http-socket", f"{HOST}:{{port}}", "--need-app", "--die-on-term", *mercy, "--enable-threads")
+    command = (program, *common, *options, "--module", APPLICATION)
+    return Place(name, command, chunked=False, keeps=False, hides_cuts=True, **facts)
 
 
 PLACES = {
