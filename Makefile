@@ -3,6 +3,9 @@
 #     make test                       the tests, with coverage
 #     make test PYTEST_ARGS="-k head" some of them (the coverage bar will not be met)
 #     make test-servers               the tests against nginx, Apache, Squid and others
+#     make test-network               the tests on a network that fails; as root
+#     make test-places                the tests inside gunicorn, uWSGI, waitress and Apache
+#     make soak                       two minutes of mixed requests, judged by what is left of them
 #     make check                      types, lint, import layers
 #     make demo                       the demonstration
 #     make bench BENCH_ARGS="--only W1 --rounds 3"
@@ -15,12 +18,13 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 JOBS ?= 3
 BENCH_ARGS ?=
+SOAK_ARGS ?= --seconds 120
 
 VENV := .venv
 DEMO_VENV := .venv-demo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: test test-servers check demo bench clean
+.PHONY: test test-servers test-network test-places soak check demo bench clean
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "not servers" -n $(JOBS) --dist worksteal --cov --cov-report=term $(PYTEST_ARGS)
@@ -28,6 +32,16 @@ test: $(VENV)/.test
 test-servers: $(VENV)/.servers
 	.ci/install-servers
 	$(VENV)/bin/python -m pytest tests/servers -m servers -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+test-network: $(VENV)/.test
+	$(VENV)/bin/python -m pytest tests/network -m network -n 2 --dist worksteal $(PYTEST_ARGS)
+
+test-places: $(VENV)/.places
+	.ci/install-places
+	$(VENV)/bin/python -m pytest tests/places -m places -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+soak: $(VENV)/.test
+	$(VENV)/bin/python -m tests.soak $(SOAK_ARGS)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/mypy
@@ -54,6 +68,10 @@ $(VENV)/.test: setup.cfg
 
 $(VENV)/.servers: $(VENV)/.test
 	$(VENV)/bin/python $(PIP_INSTALL) --editable ".[servers]"
+	@touch $@
+
+$(VENV)/.places: $(VENV)/.test
+	$(VENV)/bin/python $(PIP_INSTALL) --editable ".[places]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test

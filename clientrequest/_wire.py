@@ -68,7 +68,7 @@ def refuse_future(version: str) -> None:
         )
 
 
-refuse_future(urllib3.__version__)
+refuse_future(urllib3.__version__)  # type: ignore[attr-defined]  # public, and left out of its __all__
 
 
 # --- connections ---------------------------------------------------------------------------------------------------
