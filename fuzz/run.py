@@ -1,6 +1,7 @@
+#!/usr/bin/env python3
 """Fuzz one target with Atheris, which has to be installed (``pip install atheris``):
 
-    python fuzz/run.py head|challenge|cookies|url [--long] [CORPUS...] [-libFuzzer_option=value...]
+    fuzz/run.py head|challenge|cookies|url [--long] [CORPUS...] [-libFuzzer_option=value...]
 
 With ``--long`` each input is stretched, and its time taken: what is quadratic shows only there. Without a corpus
 folder it begins with ``tests/fuzz_corpus/<target>``. Whatever is found is written to the working folder as
@@ -21,17 +22,21 @@ TARGETS = ("head", "challenge", "cookies", "url")
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
-        raise SystemExit(f"usage: python fuzz/run.py {'|'.join(TARGETS)} [--long] [CORPUS...] [-option=value...]")
-    name, given = sys.argv[1], [word for word in sys.argv[2:] if word != "--long"]
+    words = sys.argv[1:]
+    if words and words[0] in TARGETS:
+        # libFuzzer passes over what begins with "--", and hands it on to the processes that it starts for -merge=1.
+        words[0] = f"--target={words[0]}"
+    names = [word.partition("=")[2] for word in words if word.startswith("--target=")]
+    if len(names) != 1 or names[0] not in TARGETS:
+        raise SystemExit(f"usage: fuzz/run.py {'|'.join(TARGETS)} [--long] [CORPUS...] [-option=value...]")
     sys.path.insert(0, str(ROOT))
     with atheris.instrument_imports(include=["clientrequest"]):
-        target = importlib.import_module(f"fuzz.{name}")
+        target = importlib.import_module(f"fuzz.{names[0]}")
     logging.disable(logging.CRITICAL)
-    corpus = ROOT / "tests" / "fuzz_corpus" / name
-    if all(word.startswith("-") for word in given) and corpus.is_dir():
-        given.append(str(corpus))
-    atheris.Setup([sys.argv[0], *given], target.check_long if "--long" in sys.argv else target.check)
+    corpus = ROOT / "tests" / "fuzz_corpus" / names[0]
+    if all(word.startswith("-") for word in words) and corpus.is_dir():
+        words.append(str(corpus))
+    atheris.Setup([sys.argv[0], *words], target.check_long if "--long" in words else target.check)
     atheris.Fuzz()
 
 
