@@ -239,7 +239,7 @@ class Exchange(Life):
         try:
             return self._try_hop(hop, fresh=False)
         except (OSError, ValueError) as error:
-            if not self._may_retry():
+            if not self._may_retry(hop):
                 raise_mapped(error, hop.target.authority)
         # The server closed an idle connection just when it was used again (RFC 9112, 9.3.1).
         self.step("retry")
@@ -259,7 +259,7 @@ class Exchange(Life):
         trip = RoundTrip(self, self._dressed(hop, self._wire), self._wire)
         return trip, trip.run()
 
-    def _may_retry(self) -> bool:
+    def _may_retry(self, hop: Hop) -> bool:
         wire = self._wire
         return (
             wire is not None
@@ -267,7 +267,8 @@ class Exchange(Life):
             and wire.received == 0
             and not self._fate
             and not self.timed_out
-            and self.outbox.rewind()
+            # A redirect may have dropped the body, and with it what could be sent again.
+            and (not hop.sends_body or self.outbox.rewind())
         )
 
     def _drop_wire(self) -> None:

@@ -31,6 +31,7 @@ from tests.support import (
     client_context,
     echo_json,
     server_context,
+    site,
 )
 
 Serve = Callable[[Handler], Peer]
@@ -474,3 +475,23 @@ def test_threads_that_begin_together_make_one_context() -> None:
             futures = [threads.submit(ask) for _ in range(8)]
             assert [future.result(LIMIT) for future in futures] == [200] * 8
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("way", ["buffered", "chunked"])
+def test_dead_connection_behind_a_redirect_that_drops_the_body_is_replaced(session: Session, way: str) -> None:
+    """The GET that a 302 makes of a POST has no body that would have to be sent again."""
+
+    def answer(conn: Conn) -> None:
+        conn.read_request()
+        conn.respond(body=b"here")
+        if len(target.connections) == 1:
+            conn.read_request()
+            conn.reset()
+
+    with Peer(answer) as target, Peer(site({"/": (302, {"Location": target.url()})})) as first:
+        assert session.request(target.url()).end().wait(LIMIT)
+        request = session.request(first.url(), method="POST", chunked_encoding=way == "chunked")
+        request.write(b"body")
+        assert request.end().get_response(LIMIT).read() == b"here"
+        assert request.wait(LIMIT)
+        assert [one.method for one in target.requests] == ["GET", "GET", "GET"]
