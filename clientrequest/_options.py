@@ -406,12 +406,12 @@ def check_host(value: str, option: str) -> str:
 
 
 def _is_ipv6(host: str) -> bool:
-    address, _, zone = host.partition("%")
+    address, mark, zone = host.partition("%")
     try:
         ipaddress.IPv6Address(address)
     except ValueError:
         return False
-    return re.fullmatch(r"[A-Za-z0-9._~\-]*", zone) is not None
+    return not mark or re.fullmatch(r"[A-Za-z0-9._~\-]+", zone) is not None
 
 
 def _path(value: object) -> str:

@@ -628,6 +628,8 @@ def test_part_of_a_wrong_type(option: str, value: object) -> None:
         ("hostname", "10.0.0.1:80"),
         ("hostname", ":::"),
         ("hostname", "fe80::1%a b"),
+        ("hostname", "fe80::1%"),
+        ("host", "[fe80::1%]:80"),
         ("hostname", "a..\u3002"),
         ("port", -1),
         ("port", 65536),
