@@ -57,7 +57,7 @@ bench: $(VENV)/.test
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) build dist clientrequest.egg-info .coverage .coverage.* htmlcov
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find benchmarks clientrequest examples tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find benchmarks clientrequest examples fuzz tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # An environment is made anew when setup.cfg changes; the stamp is the last step, so a broken one never counts.
 $(VENV)/.test: setup.cfg
