@@ -22,6 +22,7 @@ SOAK_ARGS ?= --seconds 120
 
 VENV := .venv
 DEMO_VENV := .venv-demo
+PLACES_VENV := .venv-places
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: test test-servers test-network test-places soak check demo bench clean
@@ -36,9 +37,9 @@ test-servers: $(VENV)/.servers
 test-network: $(VENV)/.test
 	$(VENV)/bin/python -m pytest tests/network -m network -n 2 --dist worksteal $(PYTEST_ARGS)
 
-test-places: $(VENV)/.places
+test-places: $(PLACES_VENV)/.places
 	.ci/install-places
-	$(VENV)/bin/python -m pytest tests/places -m places -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(PLACES_VENV)/bin/python -m pytest tests/places -m places -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 soak: $(VENV)/.test
 	$(VENV)/bin/python -m tests.soak $(SOAK_ARGS)
@@ -55,7 +56,7 @@ bench: $(VENV)/.test
 	$(VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) build dist clientrequest.egg-info .coverage .coverage.* htmlcov
+	rm -rf $(VENV) $(DEMO_VENV) $(PLACES_VENV) build dist clientrequest.egg-info .coverage .coverage.* htmlcov
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks clientrequest examples fuzz tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -70,8 +71,10 @@ $(VENV)/.servers: $(VENV)/.test
 	$(VENV)/bin/python $(PIP_INSTALL) --editable ".[servers]"
 	@touch $@
 
-$(VENV)/.places: $(VENV)/.test
-	$(VENV)/bin/python $(PIP_INSTALL) --editable ".[places]"
+$(PLACES_VENV)/.places: setup.cfg
+	$(PYTHON) -m venv --clear $(PLACES_VENV)
+	$(PLACES_VENV)/bin/python $(PIP_INSTALL) --upgrade pip
+	$(PLACES_VENV)/bin/python $(PIP_INSTALL) --editable ".[places]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
