@@ -3,6 +3,11 @@
  *     POST, PUT  any path   takes the body, of known length or chunked, and answers {"bytes": N, "chunks": M}
  *     GET        /small     100 bytes under the headers a file server sends
  *     GET        /bytes/N   N bytes, of known length
+ *     any        /wait/MS   as long as that nothing happens behind the head: no body is taken, and no answer sent;
+ *                           then the body is taken, and the answer is that of /small
+ *     GET        /stall/MS  half a body, and the other half as much later
+ *
+ * Who hangs up while it waits is let go of at once.
  *
  * It listens on a free port of 127.0.0.1, prints that port, keeps every connection alive, and ends when its
  * standard input does, so it never outlives the program that started it. Framing is judged strictly: whatever
@@ -12,6 +17,7 @@
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -23,7 +29,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { BUFFER_SIZE = 256 * 1024, LINE_SIZE = 8 * 1024, HEADERS_LIMIT = 100 };
+enum { BUFFER_SIZE = 256 * 1024, LINE_SIZE = 8 * 1024, HEADERS_LIMIT = 100, BACKLOG = 4096, LONGEST_WAIT = 3600000 };
+
+#ifndef POLLRDHUP /* Linux has it; elsewhere a peer that has gone is met when its time is over */
+#define POLLRDHUP 0
+#endif
 
 typedef struct {
     int fd;
@@ -59,6 +69,13 @@ static const char SMALL_ANSWER[] =
     "\r\n"
     "0123456789abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQR"
     "0123456789abcdefghijklmnopqrstuvwxyz STUVWXYZ";
+
+static const char STALLED_HEAD[] =
+    "HTTP/1.1 200 OK\r\n"
+    "Server: sink/1.0\r\n"
+    "Content-Type: application/octet-stream\r\n"
+    "Content-Length: 2000\r\n"
+    "\r\n";
 
 static char download_data[BUFFER_SIZE];
 
@@ -234,6 +251,24 @@ static Problem read_body(Connection *connection, const Request *request, Count *
     return skip(connection, request->length);
 }
 
+/* Sleeps, unless the peer hangs up. */
+static Problem wait_for(const Connection *connection, uint64_t milliseconds)
+{
+    struct pollfd peer = {.fd = connection->fd, .events = POLLRDHUP};
+    return poll(&peer, 1, (int)milliseconds) == 0 ? NULL : GONE;
+}
+
+static bool has_number(const char *path, const char *prefix, uint64_t *number)
+{
+    size_t size = strlen(prefix);
+    return strncmp(path, prefix, size) == 0 && parse_number(path + size, 10, number);
+}
+
+static bool is_wait(const Request *request, const char *prefix, uint64_t *milliseconds)
+{
+    return has_number(request->path, prefix, milliseconds) && *milliseconds <= LONGEST_WAIT;
+}
+
 /* ---- the answers ------------------------------------------------------------------------------------ */
 
 static Problem answer(const Connection *connection, const char *status, const char *type, const char *body)
@@ -268,18 +303,32 @@ static Problem answer_bytes(const Connection *connection, uint64_t size)
     return problem;
 }
 
+static Problem answer_in_halves(const Connection *connection, uint64_t milliseconds)
+{
+    Problem problem = send_all(connection, STALLED_HEAD, sizeof STALLED_HEAD - 1);
+    if (!problem)
+        problem = send_all(connection, download_data, 1000);
+    if (!problem)
+        problem = wait_for(connection, milliseconds);
+    return problem ? problem : send_all(connection, download_data, 1000);
+}
+
 static Problem respond(const Connection *connection, const Request *request, Count count)
 {
     uint64_t size;
+    if (is_wait(request, "/wait/", &size))
+        return send_all(connection, SMALL_ANSWER, sizeof SMALL_ANSWER - 1);
     if (strcmp(request->method, "POST") == 0 || strcmp(request->method, "PUT") == 0)
         return answer_count(connection, count);
     if (strcmp(request->method, "GET") != 0)
         return answer(connection, "405 Method Not Allowed", "text/plain", "GET, POST or PUT\n");
     if (strcmp(request->path, "/small") == 0)
         return send_all(connection, SMALL_ANSWER, sizeof SMALL_ANSWER - 1);
-    if (strncmp(request->path, "/bytes/", 7) == 0 && parse_number(request->path + 7, 10, &size))
+    if (has_number(request->path, "/bytes/", &size))
         return answer_bytes(connection, size);
-    return answer(connection, "404 Not Found", "text/plain", "there are /small and /bytes/N\n");
+    if (is_wait(request, "/stall/", &size))
+        return answer_in_halves(connection, size);
+    return answer(connection, "404 Not Found", "text/plain", "there are /small, /bytes/N, /wait/MS and /stall/MS\n");
 }
 
 /* ---- connections ------------------------------------------------------------------------------------ */
@@ -288,7 +337,10 @@ static Problem serve_one(Connection *connection, bool *last)
 {
     Request request;
     Count count = {0, 0};
+    uint64_t milliseconds;
     Problem problem = read_head(connection, &request);
+    if (!problem && is_wait(&request, "/wait/", &milliseconds))
+        problem = wait_for(connection, milliseconds);
     if (!problem)
         problem = read_body(connection, &request, &count);
     if (!problem)
@@ -335,7 +387,7 @@ static int listen_on_loopback(void)
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     int fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 || listen(fd, 1024) < 0
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 || listen(fd, BACKLOG) < 0
         || getsockname(fd, (struct sockaddr *)&address, &size) < 0) {
         perror("sink: listen");
         exit(1);
