@@ -8,7 +8,9 @@
 #     make soak                       two minutes of mixed requests, judged by what is left of them
 #     make check                      types, lint, import layers
 #     make demo                       the demonstration
+#     make bench                      our speed and that of our peers; it takes an hour
 #     make bench BENCH_ARGS="--only W1 --rounds 3"
+#     make bench-growth               how our cost grows with the size and the number of things
 #     make clean                      forget environments, caches and builds
 #
 # JOBS is the number of processes that "make test" runs its tests in.
@@ -23,9 +25,10 @@ SOAK_ARGS ?= --seconds 120
 VENV := .venv
 DEMO_VENV := .venv-demo
 PLACES_VENV := .venv-places
+BENCH_VENV := .venv-bench
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: test test-servers test-network test-places soak check demo bench clean
+.PHONY: test test-servers test-network test-places soak check demo bench bench-growth clean
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "not servers" -n $(JOBS) --dist worksteal --cov --cov-report=term $(PYTEST_ARGS)
@@ -52,11 +55,14 @@ check: $(VENV)/.dev
 demo: $(DEMO_VENV)/.demo
 	$(DEMO_VENV)/bin/python examples/demo.py
 
-bench: $(VENV)/.test
-	$(VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
+bench: $(BENCH_VENV)/.bench
+	$(BENCH_VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
+
+bench-growth: $(BENCH_VENV)/.bench
+	$(BENCH_VENV)/bin/python benchmarks/growth.py $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(PLACES_VENV) build dist clientrequest.egg-info .coverage .coverage.* htmlcov
+	rm -rf $(VENV) $(DEMO_VENV) $(PLACES_VENV) $(BENCH_VENV) build dist clientrequest.egg-info .coverage .coverage.* htmlcov
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks clientrequest examples fuzz tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -85,4 +91,9 @@ $(DEMO_VENV)/.demo: setup.cfg
 	$(PYTHON) -m venv --clear $(DEMO_VENV)
 	$(DEMO_VENV)/bin/python $(PIP_INSTALL) --upgrade pip
 	$(DEMO_VENV)/bin/python $(PIP_INSTALL) --editable ".[demo]"
+	@touch $@
+
+$(BENCH_VENV)/.bench: setup.cfg
+	$(PYTHON) -m venv --clear $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable ".[bench]"
 	@touch $@

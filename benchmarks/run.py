@@ -1,11 +1,11 @@
-"""Measures clientrequest against urllib3 in one run, and prints a Markdown table.
+"""Measures clientrequest against its peers in one run, and prints Markdown tables.
 
 Every client is a process of its own, the server another one; where the system allows it, the server has one
 core and the client another. The clients take turns, round by round, in changing order, so that a busy moment
-of the machine does not fall on one of them alone. Figures are medians; a ratio above 1 is faster than the
-first client of its workload. No machine is quiet: where wall time is far above CPU time, compare CPU.
+of the machine does not fall on one of them alone. Figures are medians; a ratio above 1 is faster than urllib3.
+No machine is quiet: where wall time is far above CPU time, compare CPU.
 
-    python benchmarks/run.py --rounds 5 --only W1,W3 --json figures.json
+    python benchmarks/run.py --rounds 5 --only W1,W3 --peers requests,pycurl --json figures.json
 """
 
 from __future__ import annotations
@@ -14,222 +14,200 @@ import argparse
 import contextlib
 import json
 import os
-import platform
-import shutil
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
-from work import WORKLOADS, Workload, module_of
+from basis import Peer, Site
+from results import Results, Run, Sample, about, describe_machine, table, today
+from servers import can_pin, running_nginx, running_sink, why_no_nginx
+from workloads import BASELINE, OURS, PEERS, WORKLOADS, clients_of
 
 HERE = Path(__file__).resolve().parent
-# What is measured is the package beside this folder, installed or not.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parent)}
 CLIENT_TIMEOUT = 600
 SERVER_CORE, CLIENT_CORE = 0, 1
-# What has to be there for a module to be measured.
-NEEDED = {"urllib3": "PoolManager", "clientrequest": "ClientRequest"}
-
-Sample = dict[str, float]
+# Nothing of this machine may come between a client and its server: no proxy, no other certificate authorities.
+PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+AUTHORITIES = {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+# What is measured is the package beside this folder, installed or not.
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name.upper() not in PROXIES | AUTHORITIES},
+    "PYTHONPATH": str(HERE.parent),
+}
+NIQUESTS = "niquests (it puts a package of its own in the place of urllib3, which all is measured by)"
 
 
 class FailedClientError(Exception):
     """A client ended without a figure; the text says why."""
 
 
-# ---- the server ----------------------------------------------------------------------------------
-
-
-def compile_sink(folder: Path) -> Path:
-    names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        sys.exit("The benchmarks need a C compiler for their server: cc, gcc, clang or $CC.")
-    program = folder / "sink"
-    flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-pthread"]
-    subprocess.run([compiler, *flags, "-o", str(program), str(HERE / "sink.c")], check=True)
-    return program
-
-
-def can_pin() -> bool:
-    return hasattr(os, "sched_setaffinity") and {SERVER_CORE, CLIENT_CORE} <= os.sched_getaffinity(0)
-
-
-@contextlib.contextmanager
-def running_sink() -> Iterator[tuple[str, int]]:
-    """Gives the URL and the process id of a server that is there as long as the block."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = compile_sink(Path(folder))
-        with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            port = int(process.stdout.readline())
-            try:
-                yield f"http://127.0.0.1:{port}", process.pid
-            finally:
-                process.stdin.close()
+class MissingClientError(Exception):
+    """A client can't do this in the version that is installed."""
 
 
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def run_python(arguments: list[str], timeout: Optional[float] = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=timeout, check=False)
-
-
-def run_client(name: str, client: str, server: str, options: argparse.Namespace, pinned: bool) -> Sample:
-    command = [str(HERE / "work.py"), name, client, server, "--scale", str(options.scale)]
-    if pinned and not options.both_cores:
+def run_client(name: str, client: str, site: Site, options: argparse.Namespace) -> Sample:
+    command = [sys.executable, str(HERE / "work.py"), name, client, site.url, site.folder]
+    command += ["--ca", site.ca, "--scale", str(options.scale)]
+    if options.pinned and not options.both_cores:
         command += ["--cpu", str(CLIENT_CORE)]
     try:
-        done = run_python(command, timeout=CLIENT_TIMEOUT)
+        done = run(command, CLIENT_TIMEOUT)
     except subprocess.TimeoutExpired:
         raise FailedClientError(f"no end after {CLIENT_TIMEOUT} s") from None
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise FailedClientError(lines[-1] if lines else f"exit status {done.returncode}")
-    sample: Sample = json.loads(done.stdout)
+    try:
+        sample: Sample = json.loads(done.stdout)
+    except ValueError:
+        raise FailedClientError(f"exit status {done.returncode}: {last_line(done.stderr)}") from None
+    if "missing" in sample:
+        raise MissingClientError(sample["missing"])
+    if "failed" in sample:
+        raise FailedClientError(sample["failed"])
     return sample
 
 
-def chosen_clients(workload: Workload, options: argparse.Namespace, ours: bool) -> list[str]:
-    names = list(workload.clients)
-    if options.references:
-        names += workload.references
-    return [name for name in names if ours or module_of(name) != "clientrequest"]
+def run(command: list[str], timeout: Optional[float] = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=timeout, check=False)
 
 
-class Results:
-    """All samples of one workload, and what went wrong."""
-
-    def __init__(self, clients: list[str]) -> None:
-        self.samples: dict[str, list[Sample]] = {client: [] for client in clients}
-        self.failures: dict[str, str] = {}
-
-    def median(self, client: str, figure: str) -> float:
-        return statistics.median(sample[figure] for sample in self.samples[client])
-
-    def ratio(self, client: str, figure: str) -> Optional[float]:
-        """How many times as fast as the first client; None when that one has no figure."""
-        baseline = next(iter(self.samples))
-        if baseline in self.failures:
-            return None
-        return self.median(baseline, figure) / self.median(client, figure)
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]
 
 
-def measure(name: str, clients: list[str], server: str, options: argparse.Namespace, pinned: bool) -> Results:
+def measure(name: str, site: Site, options: argparse.Namespace, peers: list[str]) -> Results:
+    clients = list(clients_of(WORKLOADS[name], peers, options.references))
     results = Results(clients)
     for turn in range(options.rounds):
         for client in clients if turn % 2 == 0 else reversed(clients):
-            if client in results.failures:
+            if client in results.failures or client in results.missing:
                 continue
             try:
-                results.samples[client].append(run_client(name, client, server, options, pinned))
+                results.samples[client].append(run_client(name, client, site, options))
             except FailedClientError as error:
                 results.failures[client] = str(error)
+            except MissingClientError as error:
+                results.leave_out(client, str(error))
         print(f"{name}: round {turn + 1} of {options.rounds}", file=sys.stderr)
     return results
 
 
-# ---- the report ----------------------------------------------------------------------------------
+def measure_all(options: argparse.Namespace, peers: list[str]) -> tuple[dict[str, Results], list[str]]:
+    """The results, and which workloads could not be measured."""
+    all_results, left_out = {}, []
+    core = SERVER_CORE if options.pinned else None
+    no_nginx = why_no_nginx()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        plain = stack.enter_context(running_sink(folder, core))
+        secure = None
+        for name in options.only:
+            site: Optional[Site] = plain
+            if WORKLOADS[name].tls:
+                if no_nginx is not None:
+                    left_out.append(f"{name} ({no_nginx})")
+                    continue
+                secure = secure or stack.enter_context(running_nginx(folder, core))
+                site = secure
+            assert site is not None
+            all_results[name] = measure(name, site, options, peers)
+    return all_results, left_out
 
 
-def version_of(module: str) -> Optional[str]:
-    """The version that a client would import, or None. Asked elsewhere: this process imports neither."""
-    code = f"import {module}; print({module}.__version__, {module}.{NEEDED[module]})"
-    done = run_python(["-c", code])
-    return done.stdout.split()[0] if done.returncode == 0 else None
+# ---- what is there -------------------------------------------------------------------------------
 
 
-def describe(options: argparse.Namespace, versions: dict[str, Optional[str]], pinned: bool) -> str:
-    programs = [f"Python {platform.python_version()}"]
-    programs += [f"{module} {version}" for module, version in versions.items() if version]
-    cores = "server and client on one core each" if pinned else "no process bound to a core"
-    if pinned and options.both_cores:
+def version_of(peer: Peer) -> Optional[str]:
+    """The version that a client would find, or None. Asked elsewhere: this process imports no peer."""
+    try:
+        done = run(peer.version)
+    except OSError:
+        return None
+    words = done.stdout.split()
+    if done.returncode != 0 or not words:
+        return None
+    return words[1] if words[0] == peer.name else words[0].lstrip("v")
+
+
+def find_peers(options: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
+    """The versions of those asked for, and which of them are not there."""
+    found, absent = {}, []
+    for name, peer in PEERS.items():
+        if name not in {BASELINE, *options.peers}:
+            continue
+        version = version_of(peer)
+        if version is None:
+            absent.append(f"{name} (not installed)")
+        else:
+            found[name] = version
+    return found, absent
+
+
+def conditions(options: argparse.Namespace) -> str:
+    cores = "server and client on one core each" if options.pinned else "no process bound to a core"
+    if options.pinned and options.both_cores:
         cores = "server on one core, client on all"
     scale = "" if options.scale == 1 else f", amounts times {options.scale:g}"
-    return f"{', '.join(programs)}; {cores}; medians of {options.rounds} rounds{scale}."
-
-
-def row(results: Results, client: str) -> str:
-    if client in results.failures:
-        return f"| {client} | failed: {results.failures[client]} | | | | |"
-    cells = [client, f"{results.median(client, 'wall'):.3f}", f"{results.median(client, 'cpu'):.3f}"]
-    for figure in ("wall", "cpu"):
-        ratio = results.ratio(client, figure)
-        cells.append("-" if ratio is None else f"{ratio:.2f}")
-    cells.append(f"{max(sample['memory'] for sample in results.samples[client]) / 2**20:.1f}")
-    return f"| {' | '.join(cells)} |"
-
-
-def table(name: str, results: Results) -> str:
-    lines = [
-        f"### {name}: {WORKLOADS[name].title}",
-        "",
-        "| client | wall s | CPU s | ratio, wall | ratio, CPU | peak memory above import, MiB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    return "\n".join([*lines, *(row(results, client) for client in results.samples)])
-
-
-def save(path: str, about: str, results: dict[str, Results]) -> None:
-    content: dict[str, Any] = {"about": about, "workloads": {}}
-    for name, result in results.items():
-        content["workloads"][name] = {"samples": result.samples, "failures": result.failures}
-    Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return f"{cores}; medians of {options.rounds} rounds{scale}"
 
 
 # ---- the command ---------------------------------------------------------------------------------
 
 
 def workload_names(text: str) -> list[str]:
-    names = [name.strip().upper() for name in text.split(",")]
-    unknown = [name for name in names if name not in WORKLOADS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(WORKLOADS)}")
+    """W7 stands for W7a and W7b, too."""
+    names = []
+    for wanted in (word.strip().upper() for word in text.split(",")):
+        found = [name for name in WORKLOADS if wanted in (name.upper(), name.rstrip("abc"))]
+        if not found:
+            raise argparse.ArgumentTypeError(f"unknown: {wanted}; known: {', '.join(WORKLOADS)}")
+        names += found
     return names
+
+
+def peer_names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(PEERS)}")
+    return [OURS, *names]
 
 
 def parse_options() -> argparse.Namespace:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", type=workload_names, default=list(WORKLOADS), help="for example W1,W3")
+    parser.add_argument("--only", type=workload_names, default=list(WORKLOADS), help="for example W1,W3,W9")
+    parser.add_argument("--peers", type=peer_names, default=list(PEERS), help="beside ours and urllib3; else all")
     parser.add_argument("--json", metavar="FILE", help="write every sample there")
     parser.add_argument("--scale", type=float, default=1.0, help="part of the work; 0.05 for a quick look")
-    parser.add_argument("--references", action="store_true", help="http.client and queues, too")
+    parser.add_argument("--references", action="store_true", help="second ways of the peers, too; queues for instance")
     parser.add_argument("--both-cores", action="store_true", help="do not bind the clients to one core")
     options = parser.parse_args()
     if options.rounds < 1 or options.scale <= 0:
         parser.error("--rounds and --scale must be above zero")
+    options.pinned = can_pin(SERVER_CORE, CLIENT_CORE)
     return options
 
 
 def main() -> int:
     options = parse_options()
-    versions = {module: version_of(module) for module in NEEDED}
-    if versions["urllib3"] is None:
-        sys.exit(f"urllib3 can't be imported by {sys.executable}, and all is measured by it.")
-    if versions["clientrequest"] is None:
-        print("clientrequest can't be imported: only urllib3 is measured.", file=sys.stderr)
-    pinned = can_pin()
-    all_results = {}
-    with running_sink() as (server, process_id):
-        if pinned:
-            os.sched_setaffinity(process_id, {SERVER_CORE})
-        for name in options.only:
-            clients = chosen_clients(WORKLOADS[name], options, versions["clientrequest"] is not None)
-            all_results[name] = measure(name, clients, server, options, pinned)
-    about = describe(options, versions, pinned)
-    print(about, *(table(name, results) for name, results in all_results.items()), sep="\n\n")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # and the servers with it
+    versions, left_out = find_peers(options)
+    if BASELINE not in versions:
+        sys.exit(f"{BASELINE} can't be imported by {sys.executable}, and all is measured by it.")
+    machine = describe_machine()
+    results, not_measured = measure_all(options, list(versions))
+    done = Run(today(), machine, conditions(options), versions, [*left_out, NIQUESTS, *not_measured], results)
+    print(about(done), *(table(name, found) for name, found in results.items()), sep="\n\n")
+    print(f"\nLeft out: {'; '.join(done.left_out)}.")
     if options.json:
-        save(options.json, about, all_results)
-    return 1 if any(results.failures for results in all_results.values()) else 0
+        done.save(options.json)
+    return 1 if any(found.failures for found in results.values()) else 0
 
 
 if __name__ == "__main__":
