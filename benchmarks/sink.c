@@ -29,7 +29,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { BUFFER_SIZE = 256 * 1024, LINE_SIZE = 8 * 1024, HEADERS_LIMIT = 100, BACKLOG = 4096, LONGEST_WAIT = 3600000 };
+enum { BUFFER_SIZE = 256 * 1024, LINE_SIZE = 8 * 1024, HEADERS_LIMIT = 2000, BACKLOG = 4096, LONGEST_WAIT = 3600000 };
 
 #ifndef POLLRDHUP /* Linux has it; elsewhere a peer that has gone is met when its time is over */
 #define POLLRDHUP 0
