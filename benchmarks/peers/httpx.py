@@ -30,7 +30,8 @@ def make_client(site: Site, threads: int = 1) -> Any:
     import httpx
 
     limits = httpx.Limits(max_connections=threads, max_keepalive_connections=threads)
-    return httpx.Client(verify=site.tls_context() or True, limits=limits, timeout=PATIENCE)
+    # Without TLS it is not to read the certificates that it would not need.
+    return httpx.Client(verify=site.tls_context() or False, limits=limits, timeout=PATIENCE)
 
 
 def fetch_with(site: Site, threads: int) -> Fetch:
