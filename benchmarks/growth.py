@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
-from basis import GIB, KIB, LARGE_WRITE, MIB, SMALL, SMALL_SIZE, TINY_WRITE, Site, expect, make_file
+from basis import GIB, KIB, LARGE_WRITE, MIB, SMALL, SMALL_SIZE, TINY_WRITE, Site, expect, make_file, read_into
 from peers import clientrequest as ours
 from results import describe_machine, today
 from run import CLIENT_TIMEOUT, ENVIRONMENT
@@ -73,7 +73,7 @@ def write_often(site: Site, count: int) -> None:
 
 
 def download(site: Site, size: int) -> None:
-    ours.download_as_file(ours.read_into)(site)(size)
+    ours.download_as_file(read_into)(site)(size)
 
 
 class Growth(NamedTuple):

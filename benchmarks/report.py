@@ -46,15 +46,16 @@ def best_of_peers(name: str, results: Results) -> dict[str, Best]:
 
 
 def summary(run: Run) -> str:
-    """One line a workload: ours, the goal, and who of the others is fastest."""
+    """One line a workload: ours, the goal, and who of the others is fastest; nothing where there are aborts only."""
     lines = [
-        "| work | judged by | ours | goal | best of the others | limit |",
-        "| --- | --- | ---: | ---: | --- | ---: |",
+        summary_line(name, best_of_peers(name, results))
+        for name, results in run.results.items()
+        if not WORKLOADS[name].is_abort
     ]
-    for name, results in run.results.items():
-        if not WORKLOADS[name].is_abort:
-            lines.append(summary_line(name, best_of_peers(name, results)))
-    return "\n".join(lines)
+    if not lines:
+        return ""
+    head = "| work | judged by | ours | goal | best of the others | limit |"
+    return "\n".join([head, "| --- | --- | ---: | ---: | --- | ---: |", *lines])
 
 
 def summary_line(name: str, best: dict[str, Best]) -> str:

@@ -85,7 +85,7 @@ class Run(NamedTuple):
     def load(cls, path: str) -> Run:
         content = json.loads(Path(path).read_text("utf-8"))
         results = {name: Results.from_json(found) for name, found in content["workloads"].items()}
-        return cls(*(content[field] for field in cls._fields if field != "results"), results=results)
+        return cls(**{**{field: content[field] for field in cls._fields if field != "results"}, "results": results})
 
 
 def today() -> str:
@@ -106,8 +106,7 @@ def peer_of(client: str) -> str:
 
 
 def about(run: Run) -> str:
-    programs = [f"Python {platform.python_version()}"]
-    programs += [f"{peer} {version}" for peer, version in run.versions.items() if peer not in PYTHON_ITSELF]
+    programs = [f"{peer} {version}" for peer, version in run.versions.items() if peer not in PYTHON_ITSELF]
     return f"{run.date}; {run.machine}; {', '.join(programs)}; {run.conditions}."
 
 

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -202,6 +203,7 @@ def main() -> int:
         sys.exit(f"{BASELINE} can't be imported by {sys.executable}, and all is measured by it.")
     machine = describe_machine()
     results, not_measured = measure_all(options, list(versions))
+    versions = {"Python": platform.python_version(), **versions}
     done = Run(today(), machine, conditions(options), versions, [*left_out, NIQUESTS, *not_measured], results)
     print(about(done), *(table(name, found) for name, found in results.items()), sep="\n\n")
     print(f"\nLeft out: {'; '.join(done.left_out)}.")
