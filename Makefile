@@ -8,7 +8,7 @@
 #     make soak                       two minutes of mixed requests, judged by what is left of them
 #     make check                      types, lint, import layers
 #     make demo                       the demonstration
-#     make bench                      our speed and that of our peers; it takes an hour
+#     make bench                      our speed and that of our peers; it takes long
 #     make bench BENCH_ARGS="--only W1 --rounds 3"
 #     make bench-growth               how our cost grows with the size and the number of things
 #     make clean                      forget environments, caches and builds
