@@ -11,9 +11,10 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Callable, Optional
+from typing import IO, Callable, Optional, Union
 
 from ._errors import ProtocolError
+from ._file_part import FilePart
 from ._gates import Gate
 
 MEMORY_LIMIT = 8 * 1024 * 1024  # bytes of a buffered body that stay in memory
@@ -22,6 +23,7 @@ MOST_CHUNKS = 16384  # chunks the worker takes at once
 
 BUFFERED, CHUNKED, LENGTH = "buffered", "chunked", "length"
 
+Piece = Union[bytes, FilePart]
 Receipt = Callable[[Optional[BaseException]], None]
 
 
@@ -53,8 +55,9 @@ class Outbox:
     corked = 0
     need_drain = False
     starving = False  # the worker waits for more
+    has_files = False  # parts of files were among the chunks
     _handed = 0  # bytes the worker has taken, ever
-    _again: Sequence[bytes] = ()  # to be sent once more before the live chunks
+    _again: Sequence[Piece] = ()  # to be sent once more before the live chunks
     _kept_size = 0
     _file: Optional[IO[bytes]] = None
     _spilled = 0  # bytes in it
@@ -65,14 +68,14 @@ class Outbox:
         self.room = Gate()
         self.wake: Callable[[], None] = _nobody
         self.receipts: deque[tuple[int, Receipt]] = deque()  # (bytes before which it is due, callback)
-        self._chunks: deque[bytes] = deque()
-        self._kept: Optional[list[bytes]] = []
+        self._chunks: deque[Piece] = deque()
+        self._kept: Optional[list[Piece]] = []
         self._keep = keep
         self._lock = threading.Lock()  # between writers: order and ``taken``
 
     # --- the writers' side ---
 
-    def put(self, chunk: bytes, receipt: Optional[Receipt] = None) -> bool:
+    def put(self, chunk: Piece, receipt: Optional[Receipt] = None) -> bool:
         """Append a chunk; false when the writer should wait for room.
 
         Raises ``NotOpenError`` before the first write and after the end, ``ProtocolError`` past the announced length;
@@ -96,6 +99,8 @@ class Outbox:
             # Asked before the worker can take it: whether ``drain`` follows does not hang on how fast it is.
             crowded = self.taken + size - self.sent > self.high
             if size:
+                if type(chunk) is FilePart:
+                    self.has_files = True
                 self._chunks.append(chunk)
                 self.taken += size
                 if self.mode is BUFFERED and self.taken > MEMORY_LIMIT and self.taken - self._spilled >= FILE_BLOCK:
@@ -151,7 +156,7 @@ class Outbox:
             # Unbuffered: what a buffer could not get rid of, it would try to write again.
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (closed in close())
         try:
-            for block in _joined(self._chunks):
+            for block in _joined(self._in_memory()):
                 rest = memoryview(block)
                 while rest:
                     rest = rest[self._file.write(rest) :]
@@ -162,9 +167,15 @@ class Outbox:
         self._spilled = self.taken
         self._chunks.clear()
 
+    def _in_memory(self) -> Iterator[bytes]:
+        """The chunks of a buffered body."""
+        for chunk in self._chunks:
+            assert isinstance(chunk, bytes)
+            yield chunk
+
     # --- the worker's side ---
 
-    def take(self) -> tuple[list[bytes], bool]:
+    def take(self) -> tuple[list[Piece], bool]:
         """All chunks that wait, in order, and whether these are the last ones of the body."""
         if self._again:
             again, self._again = list(self._again), ()
@@ -181,8 +192,10 @@ class Outbox:
             self._keep_for_replay(batch, size)
         return batch, ended and not chunks
 
-    def _keep_for_replay(self, batch: list[bytes], size: int) -> None:
+    def _keep_for_replay(self, batch: list[Piece], size: int) -> None:
         assert self._kept is not None
+        if self.has_files:  # a part of a file can be read again, and needs no memory until then
+            size = sum(len(piece) for piece in batch if isinstance(piece, bytes))
         self._kept_size += size
         if self._kept_size > self._keep:
             self._kept = None
@@ -235,15 +248,18 @@ class Outbox:
                 if not block:
                     break
                 yield block
-        yield from self._chunks
+        yield from self._in_memory()
 
     def feed(self, update: Callable[[bytes], object]) -> None:
         """Give a body that ``is_known`` to ``update``, in pieces."""
         if self.mode is BUFFERED:
-            pieces: Iterable[bytes] = self.blocks()
+            pieces: Iterable[Piece] = self.blocks()
         else:
             pieces = [*(self._kept or ()), *self._chunks]
         for piece in pieces:
+            while isinstance(piece, FilePart):
+                update(block := piece.read(FILE_BLOCK))
+                piece = piece.after(len(block)) or b""
             update(piece)
 
     @property

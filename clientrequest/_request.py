@@ -6,6 +6,7 @@ import base64
 import errno
 import io
 import itertools
+import os
 import sys
 import threading
 import warnings
@@ -14,11 +15,12 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
-from ._body import BUFFERED, CHUNKED, LENGTH, NotOpenError, Outbox, Receipt
+from ._body import BUFFERED, CHUNKED, LENGTH, NotOpenError, Outbox, Piece, Receipt
 from ._dispatch import call_back
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProtocolError
 from ._events import Emitter, EventTarget
 from ._exchange import Exchange
+from ._file_part import FilePart, rest_of
 from ._incoming import Incoming
 from ._life import log
 from ._lifecycle import REQUEST_EVENTS
@@ -254,7 +256,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             self._exchange.refuse()
         return len(data)
 
-    def _write_first(self, data: bytes, receipt: Optional[Receipt]) -> bool:
+    def _write_first(self, data: Piece, receipt: Optional[Receipt]) -> bool:
         """A write that found the body not open: the first one, or one too late."""
         self._exchange.check_process()  # before the lock, which a thread of the parent may have held at the fork
         try:
@@ -416,8 +418,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             TypeError: the source is neither readable nor iterable.
             Exception: whatever the source raises; the request is aborted.
         """
-        if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 0):
-            raise ValueError(f"length must be a number of bytes or None, not {length!r}")
+        _check_length("length", length)
         chunks = _chunks_of(source, length)
         written = 0
         try:
@@ -432,6 +433,55 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             self.abort()
             raise
         return written
+
+    def send_file(self, file: Any, count: Optional[int] = None) -> int:
+        """Write a file from its position on, without ending the body. Blocks as ``write`` does.
+
+        A file on disk goes from the system's cache straight to the network (``os.sendfile``; over TLS in large
+        blocks), and needs no memory to be sent again after a redirect or a login. It may be closed at once, but must
+        not change until the request is over. Where no framing was chosen its size becomes the ``Content-Length``.
+        Any other readable is written as ``pipe_from`` does, and so is every file once a buffered body has begun.
+
+        Args:
+            file: open for reading in binary mode. Its position moves as if it had been read.
+            count: bytes to send, which it must have; by default all that it has.
+
+        Returns:
+            The number of bytes taken.
+
+        Raises:
+            ProtocolError: the file has fewer than ``count`` bytes, or more than ``Content-Length`` has room for; the
+                request is aborted.
+            TypeError: ``file`` is not readable, or is a text file.
+            ClientRequestError: what the request died of; ``TransferError`` (ERR_UPLOAD_FILE_CHANGED) if the file was
+                cut short meanwhile.
+        """
+        _check_length("count", count)
+        read = getattr(file, "read", None)
+        if not callable(read) or isinstance(file, io.TextIOBase):
+            raise TypeError(f"file must be readable, and open in binary mode, not {type(file).__name__}")
+        part = None if self._begun and self._outbox.mode is BUFFERED else rest_of(file, count)
+        if part is None:
+            return self.pipe_from(file if count is None else _first_bytes(read, count), count)
+        try:
+            if count is not None and len(part) < count:
+                raise self._wrong_length(f"{len(part)} of the {count} bytes that it should have")
+            if not (self._begun or self._chunked or self._headers.has("content-length")):
+                self.set_header("Content-Length", len(part))
+            self._write_part(part)
+            file.seek(len(part), os.SEEK_CUR)
+        except BaseException:
+            self.abort()
+            raise
+        return len(part)
+
+    def _write_part(self, part: FilePart) -> None:
+        try:
+            room = self._outbox.put(part)
+        except NotOpenError:
+            room = self._write_first(part, None)
+        if not room:
+            self._wait_for_room()
 
     def _wrong_length(self, has: str) -> ProtocolError:
         error = ProtocolError("ERR_CONTENT_LENGTH_MISMATCH", f"the source has {has}")
@@ -738,6 +788,20 @@ def _receipt(callback: Optional[Callback], encoding: Union[str, Callback, None])
         what = "encoding must be a str" if callback is None else "callback must be callable"
         raise TypeError(f"{what}, not {type(function).__name__}")
     return lambda error: call_back(function, error)
+
+
+def _check_length(name: str, length: Optional[int]) -> None:
+    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 0):
+        raise ValueError(f"{name} must be a number of bytes or None, not {length!r}")
+
+
+def _first_bytes(read: Callable[[int], Any], count: int) -> Iterator[Any]:
+    while count > 0:
+        chunk = read(min(_BLOCK, count))
+        if not chunk:
+            return
+        yield chunk
+        count -= len(chunk)
 
 
 def _chunks_of(source: Any, length: Optional[int]) -> Iterator[Any]:

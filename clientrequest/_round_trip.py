@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional, Union
 
-from ._body import BUFFERED, CHUNKED
+from ._body import BUFFERED, CHUNKED, FILE_BLOCK
 from ._errors import ProtocolError, RequestTimeout
+from ._file_part import FilePart
 from ._http1 import (
     LAST_CHUNK,
     MAX_INTERIM,
@@ -31,6 +32,8 @@ from ._workers import READ, WRITE
 CONTINUE_WAIT = 1.0  # seconds for which a body waits for "100 Continue"
 BATCH = 256 * 1024  # bytes of a buffered body sent at once
 SEND_LOOKS = 10  # times within the write limit that a blocked send looks whether the server takes anything
+
+Buffer = Union[Bytes, FilePart]
 
 
 class Hop:
@@ -141,7 +144,7 @@ class RoundTrip:
             self._send([head])
             if not self._await_continue():
                 return
-            batch: list[Bytes] = []
+            batch: list[Buffer] = []
         else:
             batch = [head]
         before, size = len(head) if batch else 0, 0
@@ -168,7 +171,7 @@ class RoundTrip:
                 self._body_taken()
             if head or batch or last:
                 prefix = head + encode_chunk_size(size) if chunked and size else head
-                buffers: list[Bytes] = [prefix, *batch] if prefix else list(batch)
+                buffers: list[Buffer] = [prefix, *batch] if prefix else list(batch)
                 if chunked:
                     buffers.append((b"\r\n" if size else b"") + (LAST_CHUNK if last else b""))
                 head = b""
@@ -207,18 +210,21 @@ class RoundTrip:
         """Whether a final head is here already; does not wait."""
         return self._life.is_readable(self.wire.sock) and self._receive_head()
 
-    def _send(self, buffers: Sequence[Bytes], before: int = 0, size: int = 0) -> bool:
+    def _send(self, buffers: Sequence[Buffer], before: int = 0, size: int = 0) -> bool:
         """Send all of ``buffers``, of which ``size`` bytes after the first ``before`` are body.
 
         False, with the rest unsent, when a final head comes first.
         """
         wire = self.wire
-        pending = wire.fit([buffer for buffer in buffers if buffer])
+        mixed = self._outbox.has_files
+        pending: list[Any] = [buffer for buffer in buffers if buffer]
+        if not mixed:
+            pending = wire.fit(pending)
         self._outbox.started = self._outbox.started or size > 0
         sent = counted = 0
         until: Optional[float] = None
         while pending:
-            count = wire.send(pending)
+            count = self._send_some(pending) if mixed else wire.send(pending)
             if count:
                 until = None
                 pending = _unsent(pending, count)
@@ -260,6 +266,22 @@ class RoundTrip:
                 return 0
             if look == until:
                 return life.wait(wire.sock, READ | wire.want, until, "ERR_TIMED_OUT", "sending")
+
+    def _send_some(self, pending: list[Buffer]) -> int:
+        """As ``Wire.send``, where some of ``pending`` are parts of files."""
+        first = pending[0]
+        if isinstance(first, FilePart):
+            if self.wire.sends_files:
+                return self.wire.send_part(first)
+            block = first.read(FILE_BLOCK)
+            # Put into its place: TLS that could not send all of it wants the very same bytes again.
+            pending[:1] = filter(None, [block, first.after(len(block))])
+        run: list[Bytes] = []
+        for buffer in pending:
+            if isinstance(buffer, FilePart):
+                break
+            run.append(buffer)
+        return self.wire.send(run)
 
     def _advance(self, count: int) -> None:
         self._outbox.advance(count)
@@ -357,12 +379,16 @@ class RoundTrip:
         return True
 
 
-def _unsent(buffers: list[Bytes], sent: int) -> list[Bytes]:
+def _unsent(buffers: list[Buffer], sent: int) -> list[Buffer]:
     """What is left of ``buffers`` after ``sent`` bytes."""
     if len(buffers) == 1 and sent == len(buffers[0]):
         return []
     for index, buffer in enumerate(buffers):
         if sent < len(buffer):
-            return [memoryview(buffer)[sent:], *buffers[index + 1 :]] if sent else buffers[index:]
+            return [_after(buffer, sent), *buffers[index + 1 :]] if sent else buffers[index:]
         sent -= len(buffer)
     return []
+
+
+def _after(buffer: Buffer, sent: int) -> Buffer:
+    return buffer.after(sent) if isinstance(buffer, FilePart) else memoryview(buffer)[sent:]

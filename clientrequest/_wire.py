@@ -28,6 +28,7 @@ from urllib3.util.ssltransport import SSLTransport
 
 from ._connect import READ, WRITE, KillHandle, Scope, open_tcp, scopes
 from ._errors import ClientRequestError, ConnectError, ProxyError
+from ._file_part import FilePart
 from ._http1 import Bytes
 from ._mapping import map_error, reset
 from ._options import Target, bracketed
@@ -553,6 +554,19 @@ class Wire:
             with contextlib.suppress(OSError):
                 return int.from_bytes(fcntl.ioctl(self.sock.fileno(), _SIOCOUTQ, bytes(4)), sys.byteorder)
         return None
+
+    @property
+    def sends_files(self) -> bool:
+        """Whether the system can give parts of files to the socket: not where they have to be encrypted."""
+        return not self.tls
+
+    def send_part(self, part: FilePart) -> int:
+        """As ``send``, for a part of a file."""
+        self.want = WRITE
+        try:
+            return part.send_to(self.sock)
+        except BlockingIOError:
+            return 0
 
     def fit(self, buffers: list[Bytes]) -> list[Bytes]:
         """The same bytes in the form that goes out fastest: joined where they are small or the socket cannot gather."""
