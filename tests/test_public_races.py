@@ -16,6 +16,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -140,6 +141,17 @@ def written(name: str, *, wrap: Callable[[bytes], object] = lambda token: token,
     return lambda exam, thread: exam.spend(thread, lambda *given: use(exam, *given), called_back)
 
 
+def file_sent(exam: Exam, thread: int) -> None:
+    def send(token: bytes, callback: Callable[..., None]) -> None:
+        # As the first of all it would choose a length, which is its own; a file in memory does not.
+        with tempfile.TemporaryFile() if exam.case.chunked else io.BytesIO() as file:
+            file.write(token)
+            file.seek(0)
+            exam.request.send_file(file)
+
+    exam.spend(thread, send, False)
+
+
 def heard(name: str, target: Callable[[Exam], Any], event: str = "close") -> Call:
     return lambda exam, thread: getattr(target(exam), name)(event, lambda *_: None)
 
@@ -219,6 +231,7 @@ REQUEST: dict[str, Call] = {
     "remove_header": method("remove_header", "X-Race"),
     "seek": method("seek", 0),
     "seekable": method("seekable"),
+    "send_file": file_sent,
     "set_header": method("set_header", "X-Race", "1"),
     "tell": method("tell"),
     "truncate": method("truncate"),
