@@ -38,7 +38,7 @@ test-servers: $(VENV)/.servers
 	$(VENV)/bin/python -m pytest tests/servers -m servers -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-network: $(VENV)/.test
-	$(VENV)/bin/python -m pytest tests/network -m network -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest tests/network -m network -n 4 --dist worksteal $(PYTEST_ARGS)
 
 test-places: $(PLACES_VENV)/.places
 	.ci/install-places
