@@ -56,6 +56,7 @@ class Outbox:
     need_drain = False
     starving = False  # the worker waits for more
     has_files = False  # parts of files were among the chunks
+    _flushing = 0  # threads that wait until all of it is sent, whether there is room or not
     _handed = 0  # bytes the worker has taken, ever
     _again: Sequence[Piece] = ()  # to be sent once more before the live chunks
     _kept_size = 0
@@ -124,6 +125,17 @@ class Outbox:
             self.corked = 0
             self.ended = True
         self.wake()
+
+    def await_sent(self, over: Callable[[], bool]) -> None:
+        """Wait until the socket has what was written so far, or nobody will send it now."""
+        goal = self.taken
+        with self._lock:
+            self._flushing += 1
+        try:
+            self.room.wait_for(lambda: self.sent >= goal or self.dropping or self.corked > 0 or over())
+        finally:
+            with self._lock:
+                self._flushing -= 1
 
     @property
     def total(self) -> int:
@@ -218,7 +230,7 @@ class Outbox:
         self.position += count
         if self.position > self.sent:
             self.sent = self.position
-        if self.has_room():
+        if self._flushing or self.has_room():
             self.room.notify()
 
     def drain_due(self) -> bool:

@@ -504,8 +504,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             return
         if exchange.strand.is_current():
             return
-        goal = outbox.taken
-        outbox.room.wait_for(lambda: outbox.sent >= goal or outbox.dropping or outbox.corked > 0 or exchange.over)
+        outbox.await_sent(lambda: exchange.over)
         exchange.raise_failure()
 
     def flush_headers(self) -> None:

@@ -12,7 +12,15 @@ from typing import Any, Callable
 
 import pytest
 
-from clientrequest import AbortedError, ClientRequest, ClientRequestError, RequestTimeout, Timeout, TransferError
+from clientrequest import (
+    AbortedError,
+    ClientRequest,
+    ClientRequestError,
+    RequestTimeout,
+    Timeout,
+    TransferError,
+    _gates,
+)
 from clientrequest._body import CHUNKED, Outbox
 from clientrequest._round_trip import RoundTrip
 from tests.support import LIMIT, Conn, Gate, Handler, Peer, Recorder, echo_json
@@ -393,6 +401,22 @@ class TestNotBlocking:
             recorder.wait("close")
         assert peer.wait_request().length == 200 * 50_000
         assert len(recorder.find("drain")) > 1
+
+
+def test_flush_is_told_beside_other_writers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep more than the mark waiting all the time; what was written before is with the network all the same."""
+    monkeypatch.setattr(_gates, "SLICE", 10 * LIMIT)
+    outbox = Outbox(high=100, keep=0)
+    outbox.mode, outbox.open = CHUNKED, True
+    outbox.put(bytes(60))
+    flushed = Writer(lambda: outbox.await_sent(lambda: False))
+    pause = threading.Event()
+    while not outbox.room._waiters:
+        pause.wait(0.001)
+    outbox.put(bytes(1000))
+    outbox.advance(60)
+    flushed.join()
+    assert flushed.error is None
 
 
 class TestInCallbacks:
