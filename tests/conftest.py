@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -90,3 +91,12 @@ def serve(request: pytest.FixtureRequest, session: Session) -> Iterator[Callable
     with ExitStack() as stack:
         tls = server_context() if request.param == "tls" else None
         yield lambda handler, **options: stack.enter_context(Peer(handler, tls, **options))
+
+
+@pytest.fixture
+def nervous() -> Iterator[None]:
+    """Has threads change places as often as can be."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)

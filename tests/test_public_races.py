@@ -15,7 +15,6 @@ import json
 import os
 import random
 import re
-import sys
 import tempfile
 import threading
 import time
@@ -38,13 +37,7 @@ STATES = ("new", "writing", "ended", "waiting", "reading", "closed")
 WITH_RESPONSE = ("reading", "closed")
 
 
-@pytest.fixture(autouse=True)
-def nervous() -> Iterator[None]:
-    """Has threads change places as often as can be."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+pytestmark = pytest.mark.usefixtures("nervous")
 
 
 class Case(NamedTuple):

@@ -31,13 +31,7 @@ SECONDS = 0.4
 EXPECTED = (ClientRequestError, InvalidStateError, TimeoutError)
 
 
-@pytest.fixture(autouse=True)
-def nervous() -> Iterator[None]:
-    """Has threads change places as often as can be."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+pytestmark = pytest.mark.usefixtures("nervous")
 
 
 @pytest.fixture

@@ -20,20 +20,14 @@ from tests.network.hosts import Host, why_not
 from tests.network.names import nameservers
 from tests.network.network import CLIENT, PROXY, SERVER, Network
 from tests.support import Handler, Peer, ca_path, server_context
+from tests.support.collecting import is_asked_for
 from tests.support.proxies import HttpProxy
 
 HERE = Path(__file__).resolve().parent
 
 
-def is_asked_for(config: pytest.Config) -> bool:
-    if config.option.markexpr == "network":
-        return True
-    paths = [Path(config.invocation_params.dir, str(argument).partition("::")[0]).resolve() for argument in config.args]
-    return any(path == HERE or HERE in path.parents for path in paths)
-
-
 def pytest_ignore_collect(config: pytest.Config) -> Optional[bool]:
-    return None if is_asked_for(config) else True
+    return None if is_asked_for(config, "network", HERE) else True
 
 
 class World:

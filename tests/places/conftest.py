@@ -13,23 +13,17 @@ from typing import Any, Optional
 import pytest
 
 from tests.places.places import PLACES, Farm, Server, missing, new_farm
+from tests.support.collecting import is_asked_for
 
 HERE = Path(__file__).resolve().parent
 
 
-def is_asked_for(config: pytest.Config) -> bool:
-    if config.option.markexpr == "places":
-        return True
-    paths = [Path(config.invocation_params.dir, str(argument).partition("::")[0]).resolve() for argument in config.args]
-    return any(path == HERE or HERE in path.parents for path in paths)
-
-
 def pytest_ignore_collect(config: pytest.Config) -> Optional[bool]:
-    return None if is_asked_for(config) else True
+    return None if is_asked_for(config, "places", HERE) else True
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    if is_asked_for(session.config) and missing():
+    if is_asked_for(session.config, "places", HERE) and missing():
         raise pytest.UsageError(f"the tests in the places lack {', '.join(missing())}: see .ci/install-places")
 
 

@@ -17,29 +17,23 @@ from clientrequest import Session
 from tests.servers.farm import Farm, Server, new_farm
 from tests.servers.programs import missing, versions
 from tests.servers.uploads import LIMIT
+from tests.support.collecting import is_asked_for
 
 HERE = Path(__file__).resolve().parent
 
 
-def is_asked_for(config: pytest.Config) -> bool:
-    if config.option.markexpr == "servers":
-        return True
-    paths = [Path(config.invocation_params.dir, str(argument).partition("::")[0]).resolve() for argument in config.args]
-    return any(path == HERE or HERE in path.parents for path in paths)
-
-
 def pytest_ignore_collect(config: pytest.Config) -> Optional[bool]:
-    return None if is_asked_for(config) else True
+    return None if is_asked_for(config, "servers", HERE) else True
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    if not is_asked_for(config):
+    if not is_asked_for(config, "servers", HERE):
         return []
     return ["servers: " + ", ".join(f"{name} {version}" for name, version in versions().items())]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    if is_asked_for(session.config) and missing():
+    if is_asked_for(session.config, "servers", HERE) and missing():
         raise pytest.UsageError(f"the tests against real servers lack {', '.join(missing())}: see .ci/install-servers")
 
 
