@@ -18,7 +18,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-JOBS ?= 3
+JOBS ?= 4
 BENCH_ARGS ?=
 SOAK_ARGS ?= --seconds 120
 
