@@ -28,7 +28,7 @@ from clientrequest._workers import crew
 from tests.support import LIMIT, Conn, Gate, Peer
 from tests.support.threads import in_threads
 
-ROUNDS = int(os.environ.get("RACE_ROUNDS", "200"))
+ROUNDS = int(os.environ.get("RACE_ROUNDS", "60"))
 SEED = int(os.environ.get("RACE_SEED", "1" if "RACE_ROUNDS" not in os.environ else str(time.time_ns())))
 TOKEN = re.compile(rb"<(\d):(\d+)>")
 BODY = b"0123456789\n" * 3000
