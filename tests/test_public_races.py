@@ -28,7 +28,7 @@ from clientrequest._workers import crew
 from tests.support import LIMIT, Conn, Gate, Peer
 from tests.support.threads import in_threads
 
-ROUNDS = int(os.environ.get("RACE_ROUNDS", "60"))
+ROUNDS = int(os.environ.get("RACE_ROUNDS", "200"))
 SEED = int(os.environ.get("RACE_SEED", "1" if "RACE_ROUNDS" not in os.environ else str(time.time_ns())))
 TOKEN = re.compile(rb"<(\d):(\d+)>")
 BODY = b"0123456789\n" * 3000
@@ -231,7 +231,7 @@ REQUEST: dict[str, Call] = {
     "wait": method("wait", LIMIT),
     "writable": method("writable"),
     "write": written("write", called_back=True),
-    "writelines": written("writelines", wrap=lambda token: [token, b""]),
+    "writelines": written("writelines", wrap=lambda token: [b"", token]),
     "__enter__": in_with,
     "__exit__": out_of_with,
     "__repr__": lambda exam, thread: repr(exam.request),

@@ -162,7 +162,7 @@ def send_home():
             worker.join(10)
         if not [one for one in threading.enumerate() if one.name.startswith("clientrequest")]:
             return
-        time.sleep(0.002)
+        pause.wait(0.002)
 
 def say(*words):
     print(*words, flush=True)
