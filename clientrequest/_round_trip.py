@@ -253,8 +253,8 @@ class RoundTrip:
         MiB, so on a slow network it can last longer than the limit, with all well.
         """
         life, wire = self._life, self.wire
-        limit, held = life.timeout.write, wire.held_by_system()
-        if limit is None or until is None or held is None:
+        limit = life.timeout.write
+        if limit is None or until is None or (held := wire.held_by_system()) is None:
             return life.wait(wire.sock, READ | wire.want, until, "ERR_TIMED_OUT", "sending")
         while True:
             look = min(until, time.monotonic() + min(limit / SEND_LOOKS, 1.0))
