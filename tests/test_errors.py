@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import gc
 import inspect
 import logging
 import pickle
@@ -49,6 +48,7 @@ from tests.support import (
     untrusted_context,
     wrong_name_context,
 )
+from tests.support.logs import wait_logged
 
 SECRET = "hunter2"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -515,8 +515,7 @@ def test_unheard_failure_is_logged_without_secrets(caplog: pytest.LogCaptureFixt
         request.end()
         closed.wait("close")
         del request, closed
-        gc.collect()
-    (record,) = caplog.records
+        (record,) = wait_logged(caplog)
     assert (record.name, record.levelname) == ("clientrequest", "ERROR")
     assert "ERR_CONNECTION_REFUSED" in caplog.text
     assert SECRET not in caplog.text

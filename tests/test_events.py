@@ -26,6 +26,7 @@ from tests.support import (
     scripted,
     server_context,
 )
+from tests.support.logs import wait_logged
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SHORT_BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"
@@ -580,7 +581,7 @@ def test_failure_that_nobody_saw_is_logged_when_the_request_is_collected(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     fail_and_drop(session)
-    (record,) = errors_of(caplog)
+    (record,) = wait_logged(caplog)
     assert record.name == "clientrequest"
     assert "ERR_CONNECTION_REFUSED" in record.getMessage()
     assert "secret" not in record.getMessage()
@@ -609,13 +610,7 @@ def test_request_that_is_dropped_while_it_runs_is_logged_after_it_failed(
         gc.collect()
         fail.set()
         assert closed.wait(LIMIT)
-        pause = threading.Event()
-        for _ in range(1000):
-            gc.collect()
-            if errors_of(caplog):
-                break
-            pause.wait(0.01)
-    (record,) = errors_of(caplog)
+        (record,) = wait_logged(caplog)
     assert record.name == "clientrequest"
 
 

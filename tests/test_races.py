@@ -23,6 +23,7 @@ from clientrequest._exchange import Exchange
 from clientrequest._incoming import Incoming
 from clientrequest._workers import Waiter
 from tests.support import LIMIT, Conn, Gate, Peer, Recorder, echo_json, scripted
+from tests.support.logs import wait_logged
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SECONDS = 0.4
@@ -549,10 +550,7 @@ def test_dropping_a_failed_request_logs_once(
             caplog.clear()
             held = [session.request(peer.url()).end()]
             runners.race(held.clear)
-            pause, until = threading.Event(), time.monotonic() + LIMIT
-            while not caplog.records and time.monotonic() < until:
-                gc.collect()
-                pause.wait(0.001)
+            wait_logged(caplog)
             assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 

@@ -58,6 +58,7 @@ from tests.support import (
     untrusted_context,
     wrong_name_context,
 )
+from tests.support.logs import wait_logged
 
 WITH_COOKIES = {"use_session_cookies": True}
 USER, PASSWORD = "bob", "password-5ecret"
@@ -757,7 +758,7 @@ def test_failure_that_nobody_hears_of_is_logged_without_secrets(logged: pytest.L
         request.end()
         recorder.wait("close")
         del request, recorder
-        gc.collect()
+        wait_logged(logged)
     assert "nobody listened" in logged.text
     check(logged.text)
 
