@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from clientrequest import AbortedError, ClientRequest, ClientRequestError, Session
+from clientrequest import AbortedError, ClientRequest, ClientRequestError, IncomingMessage, Session
 from clientrequest._lifecycle import Phase
 from tests.support import LIMIT, Conn, Gate, Peer, Recorder, blackhole, scripted, server_context
 
@@ -66,6 +66,12 @@ class Scene:
 
     def block(self, call: Callable[[], object]) -> None:
         self.blocked.append(Blocked(call))
+
+    def response(self) -> IncomingMessage:
+        """The response, once its event is out too: it may be had a moment before."""
+        response = self.request.get_response(LIMIT)
+        self.recorder.wait("response")
+        return response
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Polls: what it waits for makes no noise."""
@@ -298,7 +304,7 @@ def reading_as_a_file(session: Session, tls: bool) -> Iterator[Scene]:
     with peer_of(scripted(BEGUN, Conn.hold), tls) as peer:
         scene = Scene(session.request(peer.url()))
         scene.request.end()
-        response = scene.request.get_response(LIMIT)
+        response = scene.response()
         assert response.read(5) == b"begun"
         scene.block(lambda: response.read(1))
         scene.until(response._incoming.turn.locked)
@@ -310,7 +316,7 @@ def reading_all_as_a_file(session: Session, tls: bool) -> Iterator[Scene]:
     with peer_of(scripted(BEGUN, Conn.hold), tls) as peer:
         scene = Scene(session.request(peer.url()))
         scene.request.end()
-        response = scene.request.get_response(LIMIT)
+        response = scene.response()
         scene.block(response.read)
         scene.until(response._incoming.turn.locked)
         yield scene
@@ -321,7 +327,7 @@ def between_two_reads(session: Session, tls: bool) -> Iterator[Scene]:
     with peer_of(scripted(BEGUN, Conn.hold), tls) as peer:
         scene = Scene(session.request(peer.url()))
         scene.request.end()
-        assert scene.request.get_response(LIMIT).read(2) == b"be"
+        assert scene.response().read(2) == b"be"
         yield scene
 
 

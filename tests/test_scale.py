@@ -157,12 +157,13 @@ def until(condition):
 def send_home():
     "No worker is left, parked or busy."
     until(lambda: not _live)
-    while True:
+
+    def all_left():
         for worker in crew.send_home():
             worker.join(10)
-        if not [one for one in threading.enumerate() if one.name.startswith("clientrequest")]:
-            return
-        pause.wait(0.002)
+        return not [one for one in threading.enumerate() if one.name.startswith("clientrequest")]
+
+    until(all_left)
 
 def say(*words):
     print(*words, flush=True)
