@@ -18,7 +18,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-JOBS ?= 4
+JOBS ?= 3
 BENCH_ARGS ?=
 SOAK_ARGS ?= --seconds 120
 
