@@ -62,6 +62,7 @@ def clean_house() -> Iterator[None]:
     for worker in crew.send_home():
         worker.join(LIMIT)
     gc.collect()
+    gc.freeze()  # what pytest keeps of each test would make each collection slower than the one before
     after = open_sockets()
     if before is not None and after is not None:
         left = sorted(set(after) - set(before))
