@@ -1,6 +1,6 @@
 """Makes the page and the picture of a run out of what ``run.py --json`` wrote.
 
-python benchmarks/report.py figures.json --page docs/performance.md --svg docs/performance.svg
+python benchmarks/report.py figures.json --page docs/performance.md --svg docs/performance.svg --notes benchmarks/notes.md
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def shown(best: Optional[Best]) -> str:
     return "-" if best is None else f"{best.ratio:.2f}"
 
 
-def page(run: Run, picture: str) -> str:
+def page(run: Run, picture: str, notes: str = "") -> str:
     parts = [
         "# Speed",
         "Made by `benchmarks/report.py` from one run of `make bench`; "
@@ -88,6 +88,7 @@ def page(run: Run, picture: str) -> str:
         f"Ratios to {BASELINE} in the same run, above 1 is faster; of each program its best way. "
         "Differences under 20 % mean nothing. The limit is bare sockets in Python.",
         summary(run),
+        notes.strip(),
         "## All figures",
         *(table(name, results) for name, results in run.results.items()),
     ]
@@ -145,12 +146,14 @@ def main() -> None:
     parser.add_argument("figures", help="what run.py --json wrote")
     parser.add_argument("--page", metavar="FILE", help="write the Markdown there, else it is printed")
     parser.add_argument("--svg", metavar="FILE", help="draw the picture there; needs matplotlib")
+    parser.add_argument("--notes", metavar="FILE", help="Markdown that stands between the summary and the figures")
     options = parser.parse_args()
     run = Run.load(options.figures)
     if options.svg:
         plot(run, options.svg)
     folder = os.path.dirname(options.page or "") or "."
-    text = page(run, os.path.relpath(options.svg, folder) if options.svg else "")
+    notes = Path(options.notes).read_text(encoding="utf-8") if options.notes else ""
+    text = page(run, os.path.relpath(options.svg, folder) if options.svg else "", notes)
     if options.page:
         Path(options.page).write_text(text, encoding="utf-8")
     else:
