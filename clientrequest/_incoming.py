@@ -25,6 +25,8 @@ from ._wire import Wire
 
 READ_AHEAD = 64 * 1024  # bytes read before anybody asks for them
 BLOCK = 256 * 1024  # bytes read at once where they are asked for
+# A receive over TLS gives one record at most, and Python first makes room for as much as was asked for.
+TLS_BLOCK = 16 * 1024
 
 PROGRESS_PERIOD = 0.1  # seconds between two progress events
 
@@ -112,6 +114,7 @@ class Incoming:
         self.emitter = Emitter(RESPONSE_EVENTS)
         self.turn = threading.Lock()  # who may touch wire, framing, decoder and buffer
         self.wire = wire  # kept for what it knows when it was let go of
+        self.block = TLS_BLOCK if wire.tls else BLOCK
         self._where = where
         self._reusable = reusable
         self._carrier = carrier
@@ -293,7 +296,7 @@ class Incoming:
             if self.broken is not None and not self.buffer:
                 raise self.broken
             try:
-                filled = self._fill(BLOCK)
+                filled = self._fill(self.block)
             except (OSError, ValueError) as error:
                 raise_mapped(error, self._where)
             if not filled:
@@ -407,7 +410,7 @@ class Incoming:
         if self.discarded:
             raise InvalidStateError("the body of this response was discarded: nobody took it in time")
         if not self.buffer and not (self.complete and self._carrier.failure is None):
-            self._blocking(lambda: self._fill(BLOCK) or None)
+            self._blocking(lambda: self._fill(self.block) or None)
         return bool(self.buffer)
 
     def _read_direct(self, view: memoryview) -> int:

@@ -152,7 +152,7 @@ class Life:
         if self._fate.setdefault("cause", error) is not error:
             return False
         self.sign(error)
-        self.outbox.open = False
+        self.outbox.shut()
         self._shut_exposed()
         self.rouse()
         self.outbox.room.notify()

@@ -284,9 +284,9 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
 
     def _open(self) -> None:
         """Let ``write()`` put its chunks into the outbox directly, unless an abort came first."""
-        self._outbox.open = True
+        self._outbox.admit()
         if self._exchange.failure is not None:
-            self._outbox.open = False
+            self._outbox.shut()
             self._exchange.raise_failure()
 
     def _check_may_write(self, what: str) -> None:
@@ -477,7 +477,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
 
     def _write_part(self, part: FilePart) -> None:
         try:
-            room = self._outbox.put(part)
+            room = self._outbox.put_part(part)
         except NotOpenError:
             room = self._write_first(part, None)
         if not room:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 from ._errors import AbortedError, ClientRequestError
 from ._events import EventTarget
 from ._http1 import Headers
-from ._incoming import BLOCK, EVENTS, Incoming
+from ._incoming import EVENTS, Incoming
 
 if TYPE_CHECKING:
     from ._request import ClientRequest
@@ -271,7 +271,7 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
     def read1(self, size: int = -1) -> bytes:
         """Read what is there, at most ``size`` bytes; blocks only while there is nothing. Raises as ``read``."""
         with self._noting():
-            return self._reader().read1(size if size >= 0 else BLOCK)
+            return self._reader().read1(size if size >= 0 else self._incoming.block)
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer, less only at the end. Gives the number of bytes. Raises as ``read``."""
@@ -302,7 +302,7 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
         if size is not None and size < 1:
             raise ValueError(f"size must be at least 1, not {size}")
         while True:
-            piece = self.read1(BLOCK) if size is None else self.read(size)
+            piece = self.read1() if size is None else self.read(size)
             if not piece:
                 return
             yield piece

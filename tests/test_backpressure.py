@@ -323,7 +323,8 @@ class TestNotBlocking:
     def test_drain_follows_however_fast_the_worker_is(self) -> None:
         """Whether it does is known at the call, as in Node: what is written passes the mark, or it does not."""
         outbox = Outbox(high=10, keep=0)
-        outbox.mode, outbox.open, outbox.starving = CHUNKED, True, True
+        outbox.mode, outbox.starving = CHUNKED, True
+        outbox.admit()
 
         def send_all() -> None:
             for chunk in outbox.take()[0]:
@@ -407,7 +408,8 @@ def test_flush_is_told_beside_other_writers(monkeypatch: pytest.MonkeyPatch) -> 
     """They keep more than the mark waiting all the time; what was written before is with the network all the same."""
     monkeypatch.setattr(_gates, "SLICE", 10 * LIMIT)
     outbox = Outbox(high=100, keep=0)
-    outbox.mode, outbox.open = CHUNKED, True
+    outbox.mode = CHUNKED
+    outbox.admit()
     outbox.put(bytes(60))
     flushed = Writer(lambda: outbox.await_sent(lambda: False))
     pause = threading.Event()

@@ -369,19 +369,21 @@ def test_parts(path: Path) -> None:
 def test_a_known_body_is_hashed_with_its_files(path: Path) -> None:
     """Digest with ``auth-int`` wants a hash of the body before it is sent."""
     outbox = Outbox(high=MIB, keep=0)
-    outbox.mode, outbox.open = CHUNKED, True
+    outbox.mode = CHUNKED
+    outbox.admit()
     with path.open("rb") as file:
         part = rest_of(file)
     assert part is not None
     outbox.put(b"before")
-    outbox.put(part)
+    outbox.put_part(part)
     outbox.end()
     outbox.take()
     assert not outbox.is_known  # the first chunk is gone: nothing is kept of what is in memory
     outbox = Outbox(high=MIB, keep=100)
-    outbox.mode, outbox.open = CHUNKED, True
+    outbox.mode = CHUNKED
+    outbox.admit()
     outbox.put(b"before")
-    outbox.put(part)
+    outbox.put_part(part)
     outbox.end()
     outbox.take()
     assert outbox.is_known
