@@ -1,6 +1,8 @@
 """Makes the page and the picture of a run out of what ``run.py --json`` wrote.
 
-python benchmarks/report.py figures.json --page docs/performance.md --svg docs/performance.svg --notes benchmarks/notes.md
+python benchmarks/report.py figures.json --page docs/performance.md --svg docs/performance.svg
+
+``--notes benchmarks/notes.md`` puts what that file says between the summary and the figures.
 """
 
 from __future__ import annotations
