@@ -72,16 +72,35 @@ def rest_of(file: Any, size: Optional[int] = None) -> Optional[FilePart]:
 
     Asked for by its type, since others have a ``fileno()`` too: that of a ``GzipFile`` is of what it has not unpacked.
     """
+    number = _plain_descriptor(file) if CAN_SEND else None
+    if number is None:
+        return None
+    offset, left = _rest(file, number)
+    return FilePart(_Descriptor(number), offset, left if size is None else min(left, size))
+
+
+def size_of_rest(file: Any) -> Optional[int]:
+    """How many bytes a file has from its position on; ``None`` where it would have to be read to know that."""
+    if isinstance(file, io.BytesIO):
+        return max(0, file.getbuffer().nbytes - file.tell())
+    number = _plain_descriptor(file)
+    return None if number is None else _rest(file, number)[1]
+
+
+def _plain_descriptor(file: Any) -> Optional[int]:
+    """The descriptor of a plain file on disk, with all that was written to it there; ``None`` for anything else."""
     if isinstance(file, tempfile._TemporaryFileWrapper):
         file = file.file
     raw = file.raw if isinstance(file, (io.BufferedReader, io.BufferedRandom)) else file
-    if not CAN_SEND or not isinstance(raw, io.FileIO) or not raw.readable():
+    if not isinstance(raw, io.FileIO) or not raw.readable():
         return None
     if raw.writable():
         file.flush()
-    status = os.fstat(raw.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        return None
+    number = raw.fileno()
+    return number if stat.S_ISREG(os.fstat(number).st_mode) else None
+
+
+def _rest(file: Any, number: int) -> tuple[int, int]:
+    """The position, and how many bytes there are from it on."""
     offset: int = file.tell()
-    left = max(0, status.st_size - offset)
-    return FilePart(_Descriptor(raw.fileno()), offset, left if size is None else min(left, size))
+    return offset, max(0, os.fstat(number).st_size - offset)

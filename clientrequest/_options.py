@@ -180,7 +180,8 @@ def _check_origin(origin: str) -> None:
         raise ValueError(f"option 'origin': {_shown(origin)!r} is not an origin like 'https://example.com'") from None
 
 
-def _collect(options: object, overrides: Mapping[str, object]) -> dict[str, Any]:
+def merge_options(options: object, overrides: Mapping[str, object]) -> dict[str, Any]:
+    """All that was given in one mapping, unchecked. Raises ``TypeError`` where ``options`` is no such thing."""
     if isinstance(options, str):
         given: dict[Any, Any] = {"url": options}
     elif isinstance(options, Mapping):
@@ -190,8 +191,28 @@ def _collect(options: object, overrides: Mapping[str, object]) -> dict[str, Any]
     else:
         raise _wrong_type("options", options, "a URL or a mapping of options")
     given.update(overrides)
+    return given
+
+
+def add_query(given: dict[str, Any], query: str) -> None:
+    """Add to the query of the URL, or of the path where there is none; what is neither is left to the check to come."""
+    name = "path" if given.get("url") is None else "url"
+    url = given.get(name)
+    if _is_parsed_url(url):
+        url = url.geturl() if isinstance(url, (ParseResult, SplitResult)) else str(url)
+    if query and (url is None or isinstance(url, str)):
+        given[name] = _with_query(url or "/", query)
+
+
+def _with_query(url: str, query: str) -> str:
+    url, mark, fragment = url.partition("#")
+    joint = "?" if "?" not in url else "" if url.endswith(("?", "&")) else "&"
+    return url + joint + query + mark + fragment
+
+
+def _collect(options: object, overrides: Mapping[str, object]) -> dict[str, Any]:
     known: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in merge_options(options, overrides).items():
         if name in _KNOWN:
             known[name] = value
             continue
