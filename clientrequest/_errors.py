@@ -10,6 +10,7 @@
     ├─ TransferError               the connection broke while in use
     ├─ ProtocolError               what was sent is not HTTP/1.1, or not what was announced
     ├─ RedirectError               a redirect that may not or cannot be followed
+    ├─ StatusError                 ``raise_for_status()``: the status of the response is 400 or more
     ├─ AuthenticationError         the user cancelled a login
     ├─ ListenerError               a listener of the request raised
     └─ AbortedError                ``abort()``, or an un-ended request that was dropped
@@ -37,6 +38,7 @@ __all__ = [
     "ProxyError",
     "RedirectError",
     "RequestTimeout",
+    "StatusError",
     "TLSError",
     "TransferError",
 ]
@@ -114,6 +116,37 @@ class ProtocolError(ClientRequestError):
 
 class RedirectError(ClientRequestError):
     """The redirect may not be followed (mode ``error``), or cannot be."""
+
+
+class StatusError(ClientRequestError):
+    """The response has a status of 400 or more; raised by ``IncomingMessage.raise_for_status()`` only.
+
+    The response is ``error.request.get_response()``, its body as it was.
+
+    Attributes:
+        status_code: such as 404.
+        status_message: the reason phrase, may be empty.
+        url: what answered, without user name, password and query, any of which may be a secret.
+    """
+
+    default_code = "ERR_HTTP_RESPONSE_CODE_FAILURE"
+
+    def __init__(
+        self,
+        code: Optional[str] = None,
+        detail: str = "",
+        status_code: int = 0,
+        status_message: str = "",
+        url: str = "",
+    ) -> None:
+        super().__init__(code, detail)
+        self.status_code = status_code
+        self.status_message = status_message
+        self.url = url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.code, self.detail, self.status_code, self.status_message, self.url)
+        return type(self), arguments, {"errno": self.errno}
 
 
 class AuthenticationError(ClientRequestError):

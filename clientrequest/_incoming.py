@@ -109,6 +109,7 @@ class Incoming:
         idle_limit: Optional[float],
     ) -> None:
         self.head = head
+        self.method = method
         self.framing = body_framing(head, method)
         self.buffer: deque[bytes] = deque()  # decoded, and not taken yet
         self.emitter = Emitter(RESPONSE_EVENTS)

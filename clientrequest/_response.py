@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
-from ._errors import AbortedError, ClientRequestError
+from ._errors import AbortedError, ClientRequestError, StatusError
 from ._events import EventTarget
 from ._http1 import Headers
 from ._incoming import EVENTS, Incoming
@@ -139,6 +139,21 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
         """What the response died of, or that its login was cancelled; ``None`` while all is well."""
         exchange = self._request._exchange
         return exchange.failure or exchange.login_error
+
+    def raise_for_status(self) -> IncomingMessage:
+        """Raise for a status of 400 or more, else give the response itself. Leaves the body alone.
+
+        Raises:
+            StatusError: names method, URL and status.
+        """
+        status, reason = self.status_code, self.status_message
+        if status < 400:
+            return self
+        url = self.url.partition("?")[0]  # what follows may be a secret
+        detail = f"{self._incoming.method} {url} was answered with {status} {reason}".rstrip()
+        error = StatusError(None, detail, status, reason, url)
+        error.request = self._request
+        raise error
 
     def __repr__(self) -> str:
         return f"<IncomingMessage {self.status_code} {self.status_message} of {self._request!r}>"
