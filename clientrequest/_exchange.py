@@ -21,7 +21,7 @@ from ._dispatch import Dispatcher
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProxyError, RedirectError
 from ._http1 import ResponseHead, keeps_alive
 from ._incoming import READ_AHEAD, Incoming
-from ._life import SUCCESS, Life, Owner
+from ._life import SUCCESS, Life, Owner, dropped
 from ._lifecycle import Phase
 from ._login import Asker, LoginDesk, Question
 from ._mapping import raise_mapped
@@ -136,6 +136,8 @@ class Exchange(Life):
         if closed:
             self._tell_unseen(owner)
             return
+        if not self.started and self._future is not None:
+            self.drop(owner)
         if not self.started:
             if not self.over or not (self.outbox.receipts or owner._emitter.has_any()):
                 return
@@ -148,6 +150,16 @@ class Exchange(Life):
         if self.closed:  # asked again: it may have closed in between, without knowing of this
             self._owner = None
             self._tell_unseen(owner)
+
+    def drop(self, owner: Owner) -> None:
+        """Die because nobody can end the body any more. Starts nothing and takes no lock: fit for ``__del__``.
+
+        What never ran is left alone, or else left to ``abandon``; but a future is owed its end at once.
+        """
+        self.die(dropped())
+        if self._future is not None and self._takes(START):
+            self._owner = owner
+            crew.run_surely(self._run)
 
     def _tell_unseen(self, owner: Owner) -> None:
         """Nobody can ask any more: say what nobody was told of. Once."""
@@ -495,10 +507,11 @@ class Exchange(Life):
             self.response_out = True
         finally:
             self.incoming = incoming
-        if not announced and self._ends_at_once(owner, incoming):
+        if not announced and self._future is None and self._ends_at_once(owner, incoming):
             self.let_go()
             return
         self.news.notify()
+        self._tell_future()
         del owner  # from here on it may go when nobody else holds it
         self._announce(incoming, announced)
         Delivery(self, incoming, trip.wire, announced).attend()
@@ -555,6 +568,7 @@ class Exchange(Life):
         if self.outbox.receipts:
             self.refuse_receipts()
         self.outbox.close()
+        self._tell_future()
         try:
             if failure is None and not self._is_heard():
                 return

@@ -15,6 +15,7 @@ import time
 import warnings
 import weakref
 from collections import deque
+from concurrent.futures import InvalidStateError as AlreadyDone
 from types import TracebackType
 from typing import Any, Callable, Optional, Protocol
 
@@ -31,6 +32,7 @@ from ._errors import (
     TransferError,
 )
 from ._events import Emitter, observe
+from ._future import ResponseFuture
 from ._gates import Gate
 from ._incoming import Incoming
 from ._lifecycle import CLOSING_EVENTS, Phase
@@ -67,6 +69,10 @@ class _Success(ClientRequestError):
 SUCCESS = _Success()
 
 
+def dropped() -> AbortedError:
+    return AbortedError("ERR_ABORTED", "the request was dropped before end()")
+
+
 class Life:
     """What is left of a request when its way over the network is taken away.
 
@@ -92,6 +98,7 @@ class Life:
     target: Optional[Target] = None  # of the present hop
     login_error: Optional[AuthenticationError] = None  # the user cancelled a login: the 401 is the response
     _owner: Optional[Owner] = None
+    _future: Optional[ResponseFuture] = None  # that is to be told of the response
     _waiter: Optional[Waiter] = None
     _worker_ident = 0
     _end_told = False
@@ -204,6 +211,48 @@ class Life:
         if self.incoming is None or isinstance(self.failure, AbortedError):
             self.raise_failure()
         return self.incoming
+
+    def check_may_wait(self, what: str) -> None:
+        """Raise ``InvalidStateError`` in a callback of this request, which would wait for itself."""
+        if self.strand.is_current() or self._is_on_worker():
+            raise InvalidStateError(f"{what} in a callback of the same request would wait for itself")
+
+    def _is_on_worker(self) -> bool:
+        return self._waiter is not None and threading.get_ident() == self._worker_ident
+
+    # --- the response as a future ---
+
+    def promise(self, future: ResponseFuture) -> None:
+        """Tell the future what becomes of the response; ``settle`` has to follow, for it may be here already."""
+        self.taken = True
+        self._future = future
+
+    def settle(self) -> None:
+        """Tell the future, if there is one, as soon as there is something to tell. Any thread, without a lock.
+
+        Of two threads that do it at once one is first: the worker looks for a future behind every change of what is
+        to be told, and whoever asks for the future looks for a change behind it.
+        """
+        future, incoming, failure = self._future, self.incoming, self.failure
+        if future is None or (incoming is None and failure is None):
+            return
+        owner = self.current_owner()
+        try:
+            if incoming is not None and owner is not None and not isinstance(failure, AbortedError):
+                future.set_result(owner._response_for(incoming))
+            else:
+                future.set_exception(failure or dropped())
+        except AlreadyDone:
+            pass  # cancelled, or the other thread was faster
+        finally:
+            self._future = None  # no cycle: it holds the response now, which holds the request
+
+    def _tell_future(self) -> None:
+        """``settle`` on the worker, which nothing may end."""
+        try:
+            self.settle()
+        except BaseException as error:  # SystemExit, of a callback; others the future has logged itself
+            report(error)
 
     def raise_failure(self) -> None:
         """Raise what the request died of, if it did."""

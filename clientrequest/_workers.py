@@ -7,6 +7,7 @@ and at once when the interpreter wants to exit.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import itertools
 import os
@@ -169,6 +170,18 @@ class Crew:
         else:
             worker.hand(job)
 
+    def run_surely(self, job: Job) -> None:
+        """``run_soon`` for a job that somebody waits for: where no worker is free, one is started, by a thread of its
+        own, since whoever called may be in the middle of starting one himself."""
+        self.run_soon(job)
+        if self._left_over:
+            with contextlib.suppress(RuntimeError, MemoryError):  # the program is ending, or no thread can be had
+                _thread.start_new_thread(self._start_helper, ())
+
+    def _start_helper(self) -> None:
+        with contextlib.suppress(RuntimeError, OSError, MemoryError):
+            self.run(_no_job)
+
     def _start(self, job: Job) -> Worker:
         if not self._hooked:
             self._hooked = True
@@ -295,6 +308,10 @@ def program_has_ended() -> bool:
 
 def _nothing() -> None:
     pass
+
+
+def _no_job(worker: Worker) -> None:
+    """Has a worker come, which then looks for what was left over."""
 
 
 crew = Crew()
