@@ -3,7 +3,7 @@
 See ``ClientRequest``; the README has the tour.
 """
 
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 from . import signals
 from ._auth import AuthInfo
@@ -18,13 +18,18 @@ from ._errors import (
     ProxyError,
     RedirectError,
     RequestTimeout,
+    StatusError,
     TLSError,
     TransferError,
 )
+from ._multipart import MultipartForm
 from ._options import Timeout
 from ._request import ClientRequest, UploadProgress
+from ._request import make_request as _make_request
 from ._response import IncomingMessage
 from ._session import Session, default_session
+from ._values import Data as _Data
+from ._values import Pairs as _Pairs
 from ._version import __version__
 
 __all__ = [
@@ -37,11 +42,13 @@ __all__ = [
     "IncomingMessage",
     "InvalidStateError",
     "ListenerError",
+    "MultipartForm",
     "ProtocolError",
     "ProxyError",
     "RedirectError",
     "RequestTimeout",
     "Session",
+    "StatusError",
     "TLSError",
     "Timeout",
     "TransferError",
@@ -54,10 +61,32 @@ __all__ = [
 
 
 def request(
-    options: object, callback: Optional[Callable[[IncomingMessage], object]] = None, **overrides: Any
+    options: object,
+    callback: Optional[Callable[[IncomingMessage], object]] = None,
+    *,
+    params: Optional[_Pairs] = None,
+    data: Union[_Data, MultipartForm, None] = None,
+    json: object = None,
+    **overrides: Any,
 ) -> ClientRequest:
-    """A ``ClientRequest`` on the default session (Electron: ``net.request``). Raises as its constructor does."""
-    return ClientRequest(options, callback, **overrides)
+    """A ``ClientRequest`` on the default session (Electron: ``net.request``), with a body if one is given.
+
+    The body is written and not ended, so that listeners can still be added: ``request(url, json=x).end()``. With it
+    the method is POST, unless another one is given; a ``Content-Type`` that is given is kept. To stream, use ``send``.
+
+    Args:
+        options, callback, **overrides: as for ``ClientRequest``.
+        params: is added to the query of the URL: a mapping or pairs. Values are ``str`` or numbers; a ``bool`` goes
+            out as ``true`` or ``false``, a list or tuple as one pair for each item, ``None`` not at all.
+        data: the body: a mapping or pairs, like ``params``, as ``application/x-www-form-urlencoded``; ``bytes`` or
+            ``str`` as they are; or a ``MultipartForm``.
+        json: the body: anything that ``json.dumps`` takes, as compact JSON in UTF-8. NaN and infinity are refused.
+
+    Raises:
+        TypeError, ValueError: as the constructor of ``ClientRequest``; for both ``data`` and ``json``; for what has no
+            JSON, or no place in a query or a form.
+    """
+    return _make_request(options, callback, overrides, params, data, json)
 
 
 # In tracebacks and pickles the errors are called what users call them.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import errno
+import contextlib
 import io
 import itertools
 import os
@@ -12,6 +11,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
@@ -20,19 +20,21 @@ from ._dispatch import call_back
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProtocolError
 from ._events import Emitter, EventTarget
 from ._exchange import Exchange
-from ._file_part import FilePart, rest_of
+from ._file_part import FilePart, rest_of, size_of_rest
+from ._future import ResponseFuture
 from ._incoming import Incoming
 from ._life import log
 from ._lifecycle import REQUEST_EVENTS
-from ._options import BODILESS, HeaderTable, check_framing_header, parse_options
+from ._multipart import FileRest, MultipartForm
+from ._options import BODILESS, HeaderTable, add_query, check_framing_header, merge_options, parse_options
 from ._response import IncomingMessage
 from ._round_trip import Hop
 from ._session import Session, default_session
+from ._sources import check_length, chunks_of, content_of, first_bytes, measured, to_bytes, wrong_length
+from ._values import Data, Pairs, encode_body, urlencoded
 
-_BLOCK = 64 * 1024  # bytes that pipe_from reads at once
 # Without a body these say nothing about one, even where chunks were asked for.
 _NEVER_EMPTY_CHUNKS = frozenset({"GET", "HEAD", "DELETE"})
-_NODE_ENCODINGS = {"binary": "latin-1", "ucs2": "utf-16-le", "ucs-2": "utf-16-le", "utf16le": "utf-16-le"}
 
 Chunk = Any  # bytes, str, or any object with the buffer interface
 Callback = Callable[..., object]
@@ -76,6 +78,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
     _file_closed = False
     _unclosed = ""  # the wrapper that was collected un-closed
     _response_ref: Optional[weakref.ref[IncomingMessage]] = None
+    _future_ref: Optional[weakref.ref[ResponseFuture]] = None
 
     def __init__(
         self,
@@ -418,21 +421,28 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             TypeError: the source is neither readable nor iterable.
             Exception: whatever the source raises; the request is aborted.
         """
-        _check_length("length", length)
-        chunks = _chunks_of(source, length)
+        check_length("length", length)
+        return self._pipe(chunks_of(source, length), length)
+
+    def _pipe(self, chunks: Iterable[Any], length: Optional[int], even_unwanted: bool = True) -> int:
         written = 0
-        try:
-            for chunk in chunks:
-                data = chunk if type(chunk) is bytes else _to_bytes(chunk, "utf-8")
-                if length is not None and written + len(data) > length:
-                    raise self._wrong_length(f"more than the {length} bytes that it should have")
+        with self._committing():
+            for data in measured(chunks, length):
                 written += self.write(data)
-            if length is not None and written < length:
-                raise self._wrong_length(f"{written} of the {length} bytes that it should have")
-        except BaseException:
+                if self._outbox.dropping and not even_unwanted:
+                    break
+        return written
+
+    @contextlib.contextmanager
+    def _committing(self) -> Iterator[None]:
+        """What raises in here aborts the request: a part of its source must not pass for the whole."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, ClientRequestError) and error.request is None:
+                error.request = self
             self.abort()
             raise
-        return written
 
     def send_file(self, file: Any, count: Optional[int] = None) -> int:
         """Write a file from its position on, without ending the body. Blocks as ``write`` does.
@@ -456,24 +466,29 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             ClientRequestError: what the request died of; ``TransferError`` (ERR_UPLOAD_FILE_CHANGED) if the file was
                 cut short meanwhile.
         """
-        _check_length("count", count)
+        check_length("count", count)
         read = getattr(file, "read", None)
         if not callable(read) or isinstance(file, io.TextIOBase):
             raise TypeError(f"file must be readable, and open in binary mode, not {type(file).__name__}")
         part = None if self._begun and self._outbox.mode is BUFFERED else rest_of(file, count)
         if part is None:
-            return self.pipe_from(file if count is None else _first_bytes(read, count), count)
-        try:
+            return self.pipe_from(file if count is None else first_bytes(read, count), count)
+        with self._committing():
             if count is not None and len(part) < count:
-                raise self._wrong_length(f"{len(part)} of the {count} bytes that it should have")
-            if not (self._begun or self._chunked or self._headers.has("content-length")):
-                self.set_header("Content-Length", len(part))
+                raise wrong_length(f"{len(part)} of the {count} bytes that it should have")
+            self._choose_framing(len(part))
             self._write_part(part)
             file.seek(len(part), os.SEEK_CUR)
-        except BaseException:
-            self.abort()
-            raise
         return len(part)
+
+    def _choose_framing(self, size: Optional[int]) -> None:
+        """Where the user chose none: a body of this size is announced, one of which nobody knows it sent in chunks."""
+        if self._begun or self._chunked or self._headers.has("content-length"):
+            return
+        if size is None:
+            self.chunked_encoding = True
+        else:
+            self.set_header("Content-Length", size)
 
     def _write_part(self, part: FilePart) -> None:
         try:
@@ -483,10 +498,81 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         if not room:
             self._wait_for_room()
 
-    def _wrong_length(self, has: str) -> ProtocolError:
-        error = ProtocolError("ERR_CONTENT_LENGTH_MISMATCH", f"the source has {has}")
-        error.request = self
-        return error
+    def send(self, source: Any, length: Optional[int] = None) -> ClientRequest:
+        """Write all of ``source`` and end the body: ``request.send(source).get_response()``. Blocks as ``write`` does.
+
+        Where no framing was chosen, a size that is known becomes the ``Content-Length``: of ``bytes`` and text, of a
+        file on disk, which goes the way of ``send_file``, of an ``io.BytesIO``, of a ``MultipartForm`` whose sizes are
+        all known, or ``length``. Anything else is sent in chunks. After an early answer no more of it is read.
+
+        Args:
+            source: ``bytes`` or another buffer, ``str`` (sent in UTF-8), a binary file, from its position on, an
+                iterable of chunks, or a ``MultipartForm``, whose ``Content-Type`` is set.
+            length: bytes that the source must have, as for ``pipe_from``.
+
+        Returns:
+            The request itself.
+
+        Raises:
+            TypeError: the source is nothing of that; the request is as it was.
+            ValueError: the ``Content-Type`` that is set does not belong to the form; the request is as it was.
+            InvalidStateError: after ``end()``; or the form can be read only once, and was.
+            ProtocolError: the source has fewer or more bytes than ``length`` or ``Content-Length``, or a file changed
+                its size meanwhile; the request is aborted.
+            ClientRequestError: what the request died of.
+            Exception: whatever the source raises; the request is aborted.
+        """
+        check_length("length", length)
+        form = source if isinstance(source, MultipartForm) else None
+        content = source if form is not None else content_of(source)
+        self._exchange.check_process()
+        self._check_may_write("send")
+        if form is not None:
+            self._write_form(form, lambda: self._choose_framing(form.content_length if length is None else length))
+        elif isinstance(content, bytes):
+            return self._send_bytes(content, length)
+        else:
+            self._send_pieces(content, length)
+        return self.end()
+
+    def _send_bytes(self, content: bytes, length: Optional[int]) -> ClientRequest:
+        try:
+            if length is not None and length != len(content):
+                raise wrong_length(f"{len(content)} of the {length} bytes that it should have")
+            return self.end(content)
+        except ProtocolError as error:  # after anything else nothing of it was taken
+            error.request = self
+            self.abort()
+            raise
+
+    def _send_pieces(self, source: Any, length: Optional[int]) -> None:
+        with self._committing():
+            size = size_of_rest(source)
+            if length is not None and size is not None and size != length:
+                raise wrong_length(f"{size} of the {length} bytes that it should have")
+            self._choose_framing(length if size is None else size)
+            if size is None:
+                self._pipe(chunks_of(source, length), length, even_unwanted=False)
+            else:
+                self.send_file(source, size)
+
+    def _write_form(self, form: MultipartForm, choose_framing: Callable[[], None] = lambda: None) -> None:
+        """Write a form and set its ``Content-Type``, without ending the body."""
+        form.check_unused()
+        given = self._headers.get("content-type")
+        if given is None:
+            self.set_header("Content-Type", form.content_type)
+        elif not form.is_announced_by(str(given)):
+            raise ValueError("header 'Content-Type': has not the boundary of the form; leave it out, the form sets it")
+        with self._committing(), contextlib.closing(form.pieces(files_whole=True)) as pieces:
+            choose_framing()
+            for piece in pieces:
+                if isinstance(piece, FileRest):
+                    self.send_file(*piece)
+                else:
+                    self.write(piece)
+                if self._outbox.dropping:
+                    break
 
     def flush(self) -> None:
         """Wait until what was written is with the network.
@@ -604,7 +690,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             return
         handled = _mark(sys.exc_info()[1])
         if self._unclosed:
-            self._exchange.die(_dropped())
+            self._exchange.drop(self)
         elif handled is not None and handled != self._handled_before:
             self.abort()
         elif not isinstance(self._exchange.failure, AbortedError):
@@ -636,7 +722,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         if self._outbox.ended or self._outbox.dropping or self._exchange.over or not self._begun:
             return
         message = f"{self._unclosed}un-ended {self!r} was dropped; it is aborted"
-        self._exchange.die(_dropped())
+        self._exchange.drop(self)
         if not self._exchange.started:
             self._outbox.close()
         warnings.warn(message, ResourceWarning, stacklevel=3, source=self)  # last: it may be an error
@@ -665,11 +751,35 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         """
         self._exchange.check_process()
         if self._exchange.incoming is None:
-            self._check_may_wait("get_response")
+            self._exchange.check_may_wait("get_response()")
         incoming = self._exchange.wait_head(timeout)
         if incoming is None:
             raise TimeoutError(f"no response within {timeout} s")
         return self._response_for(incoming)
+
+    @property
+    def future(self) -> Future[IncomingMessage]:
+        """The response as a ``concurrent.futures.Future``: for ``as_completed``, ``wait``, ``asyncio.wrap_future``.
+
+        One for each request, made when it is first asked for, be it before the start or after the end. It gives, or
+        raises, what ``get_response()`` would; to ask for it is like calling that, and leaves the body to who reads it.
+        ``cancel()`` before the response aborts the request. Callbacks added to it run on the request's worker, also
+        where there is a ``dispatcher``, or in the thread that cancels; what they raise is logged. It does not hold a
+        request that is yet to be ended: if that is dropped, the future has an ``AbortedError``.
+
+        Raises:
+            InvalidStateError: in a forked child, of a request of the parent.
+        """
+        exchange = self._exchange
+        exchange.check_process()
+        with self._lock:  # two who ask at once get the same one
+            future = None if self._future_ref is None else self._future_ref()
+            if future is None:
+                future = ResponseFuture(exchange)
+                self._future_ref = weakref.ref(future)  # when it is done it holds the response, and that the request
+                exchange.promise(future)
+        exchange.settle()
+        return future
 
     def wait(self, timeout: Optional[float] = None) -> bool:
         """Wait for ``close``. A body that nobody took is thrown away.
@@ -686,15 +796,11 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         """
         self._exchange.check_process()
         if not self._exchange.closed:
-            self._check_may_wait("wait")
+            self._exchange.check_may_wait("wait()")
         if not self._exchange.wait_closed(timeout):
             return False
         self._exchange.raise_failure()
         return True
-
-    def _check_may_wait(self, what: str) -> None:
-        if self._exchange.strand.is_current():
-            raise InvalidStateError(f"{what}() in a callback of the same request would wait for itself")
 
     def _response_for(self, incoming: Incoming) -> IncomingMessage:
         """The one ``IncomingMessage``; a new one where the last was let go of, around the same body."""
@@ -760,24 +866,7 @@ def _session_of(given: object, partition: Optional[str]) -> Session:
 
 
 def _to_bytes(chunk: Chunk, encoding: Union[str, Callback]) -> bytes:
-    if isinstance(chunk, str):
-        return _encode(chunk, encoding if isinstance(encoding, str) else "utf-8")
-    try:
-        return memoryview(chunk).tobytes()
-    except TypeError:
-        raise TypeError(f"a chunk must be bytes, a buffer or str, not {type(chunk).__name__}") from None
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    name = encoding.lower()
-    try:
-        if name == "hex":
-            return bytes.fromhex(text)
-        if name == "base64":
-            return base64.b64decode(text, validate=True)
-        return text.encode(_NODE_ENCODINGS.get(name, encoding))
-    except LookupError:
-        raise ValueError(f"unknown encoding {encoding!r}") from None
+    return to_bytes(chunk, encoding if isinstance(encoding, str) else "utf-8")
 
 
 def _receipt(callback: Optional[Callback], encoding: Union[str, Callback, None]) -> Receipt:
@@ -787,53 +876,6 @@ def _receipt(callback: Optional[Callback], encoding: Union[str, Callback, None])
         what = "encoding must be a str" if callback is None else "callback must be callable"
         raise TypeError(f"{what}, not {type(function).__name__}")
     return lambda error: call_back(function, error)
-
-
-def _check_length(name: str, length: Optional[int]) -> None:
-    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 0):
-        raise ValueError(f"{name} must be a number of bytes or None, not {length!r}")
-
-
-def _first_bytes(read: Callable[[int], Any], count: int) -> Iterator[Any]:
-    while count > 0:
-        chunk = read(min(_BLOCK, count))
-        if not chunk:
-            return
-        yield chunk
-        count -= len(chunk)
-
-
-def _chunks_of(source: Any, length: Optional[int]) -> Iterator[Any]:
-    """The pieces of a readable or an iterable; of a readable with a length no more than that is asked for at once."""
-    read = getattr(source, "read1", None) or getattr(source, "read", None)
-    if callable(read):
-        return _read_chunks(source, read, length)
-    if isinstance(source, (str, bytes, bytearray, memoryview)) or not isinstance(source, Iterable):
-        raise TypeError(f"source must be readable or an iterable of chunks, not {type(source).__name__}")
-    return iter(source)
-
-
-def _read_chunks(source: Any, read: Callable[[int], Any], length: Optional[int]) -> Iterator[Any]:
-    left = length
-    while left is None or left > 0:
-        chunk = read(_BLOCK if left is None else min(_BLOCK, left))
-        if chunk is None:
-            raise BlockingIOError(errno.EAGAIN, "the source has nothing to read yet, and that is not its end")
-        if not chunk:
-            return
-        yield chunk
-        if left is not None:
-            left -= len(chunk) if isinstance(chunk, bytes) else len(_to_bytes(chunk, "utf-8"))
-    if not _is_socket_file(source):
-        more = read(1)
-        if more:
-            yield more
-
-
-def _is_socket_file(source: Any) -> bool:
-    """Whether this reads from a socket, as ``wsgi.input`` does in wsgiref: behind the length another byte would be
-    waited for until the client goes away, so it is not asked for one."""
-    return type(getattr(source, "raw", source)).__name__ == "SocketIO"
 
 
 _marks = itertools.count(1)
@@ -848,5 +890,31 @@ def _mark(error: Optional[BaseException]) -> Optional[int]:
     return mark
 
 
-def _dropped() -> AbortedError:
-    return AbortedError("ERR_ABORTED", "the request was dropped before end()")
+def make_request(
+    options: object,
+    callback: Optional[Callable[[IncomingMessage], object]],
+    overrides: dict[str, Any],
+    params: Optional[Pairs],
+    data: Union[Data, MultipartForm, None],
+    json: object,
+) -> ClientRequest:
+    """What ``request()`` and ``Session.request()`` do: ``params`` go into the URL, ``data`` or ``json`` is written."""
+    if params is None and data is None and json is None:
+        return ClientRequest(options, callback, **overrides)
+    if data is not None and json is not None:
+        raise ValueError("data and json: only one of them can be the body")
+    given = merge_options(options, overrides)
+    if params is not None:
+        add_query(given, urlencoded("params", params))
+    content, content_type = (data, None) if isinstance(data, MultipartForm) else encode_body(data, json)
+    if content is not None:
+        given.setdefault("method", "POST")
+    request = ClientRequest(given, callback)
+    if isinstance(content, MultipartForm):
+        request._write_form(content)
+    elif content is not None:
+        if content_type is not None and not request.has_header("content-type"):
+            request.set_header("Content-Type", content_type)
+        with request._committing():
+            request.write(content)
+    return request

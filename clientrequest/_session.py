@@ -16,10 +16,12 @@ from ._decoding import accept_encoding
 from ._dispatch import Dispatcher
 from ._errors import InvalidStateError
 from ._exchange import Exchange, Shared
+from ._multipart import MultipartForm
 from ._options import HeaderTable, Timeout, parse_timeout
 from ._proxies import Proxies, parse_proxies
 from ._socks import available as socks_available
 from ._tls import make_proxy_context, make_tls_context
+from ._values import Data, Pairs
 from ._version import __version__
 from ._wire import Pools
 
@@ -124,12 +126,24 @@ class Session:
         self,
         options: object,
         callback: Optional[Callable[[IncomingMessage], object]] = None,
+        *,
+        params: Optional[Pairs] = None,
+        data: Union[Data, MultipartForm, None] = None,
+        json: object = None,
         **overrides: Any,
     ) -> ClientRequest:
-        """A ``ClientRequest`` on this session. Raises as its constructor does."""
-        from ._request import ClientRequest
+        """A ``ClientRequest`` on this session.
 
-        return ClientRequest(options, callback, session=self, **overrides)
+        Args:
+            options, callback, **overrides: as for ``ClientRequest``.
+            params, data, json: as for ``clientrequest.request``.
+
+        Raises:
+            TypeError, ValueError: as there.
+        """
+        from ._request import make_request
+
+        return make_request(options, callback, dict(session=self, **overrides), params, data, json)
 
     @property
     def cookies(self) -> CookieJar:

@@ -45,6 +45,7 @@ PRINTS = {
     "download_to_file": r"downloaded 20000000 of 20000000 bytes\n",
     "download_with_pause": r"(pause after about \d+ bytes\n){3}downloaded 18000000 bytes with 3 pauses\n",
     "early_answer": r"413 Content Too Large\nthe server says: more than 3000000 bytes\nstopped early: True\n",
+    "form_upload": r"( *\d+% of (\d+) bytes\n)*100% of (\d+) bytes\nall of it arrived: True\n",
     "get": r"200 OK text/plain; charset=utf-8\nHello! This is the server of the examples\.\nclosed\n",
     "login": r"a login to 'examples' is wanted; [1-9]\d* bytes are written\n"
     r"200 for 8000000 of 8000000 bytes\n200 Hello ada! This is private\.\n",

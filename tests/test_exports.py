@@ -27,11 +27,12 @@ ERRORS = [
     "ProxyError",
     "RedirectError",
     "RequestTimeout",
+    "StatusError",
     "TLSError",
     "TransferError",
 ]
 PUBLIC = [
-    *("AuthInfo", "ClientRequest", "IncomingMessage", "Session", "Timeout", "UploadProgress"),
+    *("AuthInfo", "ClientRequest", "IncomingMessage", "MultipartForm", "Session", "Timeout", "UploadProgress"),
     *("__version__", "default_session", "request", "signals"),
     *ERRORS,
 ]
@@ -61,7 +62,7 @@ def test_nothing_else_is_public() -> None:
 
 
 def test_names_without_an_underscore_are_the_public_ones() -> None:
-    modules = {"annotations", "Any", "Callable", "Optional"}
+    modules = {"annotations", "Any", "Callable", "Optional", "Union"}
     visible = {name for name in vars(clientrequest) if not name.startswith("_")} - modules
     assert visible - set(clientrequest.__all__) == set()
 

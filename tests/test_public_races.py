@@ -149,6 +149,10 @@ def heard(name: str, target: Callable[[Exam], Any], event: str = "close") -> Cal
     return lambda exam, thread: getattr(target(exam), name)(event, lambda *_: None)
 
 
+def future_told(exam: Exam, thread: int) -> None:
+    exam.request.future.exception(LIMIT)
+
+
 def in_with(exam: Exam, thread: int) -> None:
     with exam.request:
         pass
@@ -181,8 +185,15 @@ def on_data(exam: Exam, thread: int) -> None:
     exam.response.on("data", lambda data: None)
 
 
+class Sink:
+    """Takes what comes: text too, if another thread has called `set_encoding()`."""
+
+    def write(self, data: object) -> None:
+        pass
+
+
 def pipe(exam: Exam, thread: int) -> None:
-    exam.response.pipe(io.BytesIO())
+    exam.response.pipe(Sink())
 
 
 def another(exam: Exam, thread: int) -> None:
@@ -202,6 +213,7 @@ REQUEST: dict[str, Call] = {
     "flush": method("flush"),
     "flush_headers": method("flush_headers"),
     "follow_redirect": method("follow_redirect"),
+    "future": future_told,
     "get_header": method("get_header", "X-Race"),
     "get_header_names": method("get_header_names"),
     "get_headers": method("get_headers"),
@@ -224,6 +236,7 @@ REQUEST: dict[str, Call] = {
     "remove_header": method("remove_header", "X-Race"),
     "seek": method("seek", 0),
     "seekable": method("seekable"),
+    "send": written("send"),
     "send_file": file_sent,
     "set_header": method("set_header", "X-Race", "1"),
     "tell": method("tell"),
@@ -260,6 +273,7 @@ RESPONSE: dict[str, Call] = {
     "once": heard("once", lambda exam: exam.response, "end"),
     "pause": of_response("pause"),
     "pipe": pipe,
+    "raise_for_status": of_response("raise_for_status"),
     "read": of_response("read"),
     "read1": of_response("read1"),
     "readable": of_response("readable"),
