@@ -6,6 +6,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import as_completed
 from typing import BinaryIO, Optional
 
 from clientrequest import (
@@ -15,7 +16,9 @@ from clientrequest import (
     ConnectError,
     IncomingMessage,
     InvalidStateError,
+    MultipartForm,
     Session,
+    StatusError,
     Timeout,
     UploadProgress,
     default_session,
@@ -29,6 +32,21 @@ def download(url: str, target: BinaryIO) -> int:
         raise RuntimeError(f"{answer.status_code} {answer.status_message}")
     shutil.copyfileobj(answer, target)
     return answer.tell()
+
+
+def search(url: str, words: list[str]) -> list[str]:
+    running = [request(url, params={"q": word, "page": 1}, json={"words": words}).end().future for word in words]
+    return [future.result().raise_for_status().text() for future in as_completed(running, 30)]
+
+
+def send_form(url: str, photo: BinaryIO) -> int:
+    form = MultipartForm({"title": "Harbour", "tags": ["a", "b"]}).add_file("photo", photo, filename="harbour.jpg")
+    with Session() as session:
+        try:
+            session.request(url, data=[("a", 1), ("a", None)]).end().get_response().raise_for_status()
+        except StatusError as error:
+            return error.status_code
+        return session.request(url, method="POST").send(form).get_response().status_code
 
 
 def upload(url: str, folder: str) -> str:

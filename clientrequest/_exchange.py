@@ -159,6 +159,7 @@ class Exchange(Life):
         self.die(dropped())
         if self._future is not None and self._takes(START):
             self._owner = owner
+            _live.add(self)
             crew.run_surely(self._run)
 
     def _tell_unseen(self, owner: Owner) -> None:

@@ -211,14 +211,14 @@ class MultipartForm:
             Exception: whatever a source or ``writable`` raises.
         """
         written = 0
-        with contextlib.closing(self.pieces()) as pieces:
+        with contextlib.closing(self._pieces()) as pieces:
             for piece in pieces:
                 assert isinstance(piece, bytes)
                 writable.write(piece)
                 written += len(piece)
         return written
 
-    def check_unused(self) -> None:
+    def _check_unused(self) -> None:
         """Raise ``InvalidStateError`` if a source can be read only once, and was."""
         for part in self._parts:
             if part.is_used:
@@ -226,12 +226,12 @@ class MultipartForm:
                     f"file {part.name!r} of the form can be read only once, and was; make a new form for each request"
                 )
 
-    def is_announced_by(self, content_type: str) -> bool:
+    def _is_announced_by(self, content_type: str) -> bool:
         """Whether this is a ``Content-Type`` with the boundary of the form."""
         found = re.search(r';\s*boundary=("?)([^";]+)\1\s*(;|$)', content_type, re.IGNORECASE)
         return found is not None and found[2].strip() == self._boundary
 
-    def pieces(self, files_whole: bool = False) -> Generator[Union[bytes, FileRest], None, None]:
+    def _pieces(self, files_whole: bool = False) -> Generator[Union[bytes, FileRest], None, None]:
         """All of the form in order; with ``files_whole``, files of known size as what they are.
 
         Raises as ``write_to`` does. To be closed by whoever does not take all of it.
@@ -241,7 +241,7 @@ class MultipartForm:
         if exclusive and not self._turn.acquire(blocking=False):
             raise InvalidStateError("the form is being sent already, and its files cannot be read by two at once")
         try:
-            self.check_unused()
+            self._check_unused()
             for part in parts:
                 yield part.head
                 yield from part.pieces(self._mark, files_whole)

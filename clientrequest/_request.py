@@ -558,13 +558,13 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
 
     def _write_form(self, form: MultipartForm, choose_framing: Callable[[], None] = lambda: None) -> None:
         """Write a form and set its ``Content-Type``, without ending the body."""
-        form.check_unused()
+        form._check_unused()
         given = self._headers.get("content-type")
         if given is None:
             self.set_header("Content-Type", form.content_type)
-        elif not form.is_announced_by(str(given)):
+        elif not form._is_announced_by(str(given)):
             raise ValueError("header 'Content-Type': has not the boundary of the form; leave it out, the form sets it")
-        with self._committing(), contextlib.closing(form.pieces(files_whole=True)) as pieces:
+        with self._committing(), contextlib.closing(form._pieces(files_whole=True)) as pieces:
             choose_framing()
             for piece in pieces:
                 if isinstance(piece, FileRest):

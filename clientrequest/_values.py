@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from json import dumps
 from typing import Any, Optional, Union
 from urllib.parse import urlencode
 
-Value = Union[str, int, float, bool, None]
-Pairs = Union[Mapping[str, Union[Value, Sequence[Value]]], Iterable[tuple[str, Union[Value, Sequence[Value]]]]]
-
+# Of the values what ``text_of`` takes, and lists of it; said in types, no literal of mixed values would pass.
+Pairs = Union[Mapping[str, Any], Iterable[tuple[str, Any]]]
 Data = Union[Pairs, str, bytes, bytearray, memoryview]
 
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"

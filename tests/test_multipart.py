@@ -377,7 +377,7 @@ def test_two_threads_cannot_read_the_same_files_at_once() -> None:
 
 def test_a_form_of_values_may_be_written_by_many_at_once() -> None:
     form = MultipartForm({"a": "1"})
-    pieces = form.pieces()
+    pieces = form._pieces()
     next(pieces)
     assert parsed(form) == [Part("a", None, None, b"1")]
 
