@@ -245,7 +245,8 @@ class Life:
         except AlreadyDone:
             pass  # cancelled, or the other thread was faster
         finally:
-            self._future = None  # no cycle: it holds the response now, which holds the request
+            if future.done():  # else Ctrl-C came in between, and it is still to be told
+                self._future = None  # no cycle: it holds the response now, which holds the request
 
     def _tell_future(self) -> None:
         """``settle`` on the worker, which nothing may end."""

@@ -303,11 +303,13 @@ QUERY = [
 
 
 @pytest.mark.parametrize(
-    "given", [VALUES, list(VALUES.items()), iter(VALUES.items())], ids=["mapping", "pairs", "iterator"]
+    "kind",
+    [dict, lambda values: list(values.items()), lambda values: iter(values.items())],
+    ids=["mapping", "pairs", "iterator"],
 )
-def test_params_are_the_query(session: Session, given: Any) -> None:
+def test_params_are_the_query(session: Session, kind: Callable[[Any], Any]) -> None:
     with Peer(echo_json) as peer:
-        made = session.request(peer.url("/p"), params=given)
+        made = session.request(peer.url("/p"), params=kind(VALUES))
         assert made.method == "GET"
         target = made.end().get_response(LIMIT).json()["target"]
         assert parse_qsl(urlsplit(target).query, keep_blank_values=True) == QUERY

@@ -185,6 +185,20 @@ def test_redirects_are_followed_first(session: Session) -> None:
         assert session.request(peer.url()).end().future.result(LIMIT).url == peer.url("/there")
 
 
+def test_ctrl_c_while_it_is_told_loses_nothing(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: ClientRequest, incoming: object) -> None:
+        raise KeyboardInterrupt
+
+    with Peer(serve_always) as peer:
+        made = session.request(peer.url()).end()
+        assert made.wait(LIMIT)
+        with monkeypatch.context() as patched:
+            patched.setattr(ClientRequest, "_response_for", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                _ = made.future
+        assert made.future.result(LIMIT).read() == b"ok"
+
+
 # --- its relatives ---
 
 
