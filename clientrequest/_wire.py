@@ -18,7 +18,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Protocol
 
 import urllib3
 from urllib3 import exceptions as urllib3_errors
@@ -74,6 +74,15 @@ refuse_future(urllib3.__version__)  # type: ignore[attr-defined]  # public, and 
 
 # --- connections ---------------------------------------------------------------------------------------------------
 
+Opener = Callable[[Scope, str, int, Sequence[tuple[int, int, int]]], tuple[socket.socket, KillHandle]]
+
+
+class StandIn(Protocol):
+    """Answers in the place of the network, in the tests of users (``testing``)."""
+
+    def opener(self, target: Target) -> Opener:
+        """What makes the connections to the target's origin, in the manner of ``open_tcp``. Raises ``ConnectError``."""
+
 
 class _ConnectionMixin:
     """What our connections do differently from urllib3's."""
@@ -87,6 +96,7 @@ class _ConnectionMixin:
     born: int  # the process it was made in
     through: Optional[Proxy] = None  # what the socket leads to
     tunnelled = False  # there is a tunnel: whatever comes next is about the server
+    opener: Opener  # of the way: makes the TCP connection, or what stands in for it
     kill_handle: Optional[KillHandle] = None
     idle_since = 0.0
     idle_limit = IDLE_LIMIT
@@ -97,7 +107,7 @@ class _ConnectionMixin:
         host, port = self._dns_host.strip("[]"), self.port
         proxy = self.through
         if proxy is None:
-            sock, self.kill_handle = open_tcp(scope, host, port, self.socket_options or ())
+            sock, self.kill_handle = self.opener(scope, host, port, self.socket_options or ())
         else:
             sock = self._reach(scope, proxy)
             if proxy.is_socks:
@@ -273,12 +283,20 @@ def _take(tokens: deque[bool]) -> bool:
 class _Way:
     """How an origin is reached: the pool of its connections, and through what."""
 
-    __slots__ = ("forwards", "pool", "proxy", "tunnels", "turns")
+    __slots__ = ("forwards", "opener", "pool", "proxy", "tunnels", "turns")
 
-    def __init__(self, pool: HTTPConnectionPool, proxy: Optional[Proxy], scheme: str, turns: Optional[_Turns]) -> None:
+    def __init__(
+        self,
+        pool: HTTPConnectionPool,
+        proxy: Optional[Proxy],
+        scheme: str,
+        turns: Optional[_Turns],
+        opener: Opener = open_tcp,
+    ) -> None:
         over_http = proxy is not None and not proxy.is_socks
         self.pool = pool
         self.proxy = proxy
+        self.opener = opener
         self.forwards = over_http and scheme == "http"  # the proxy reads the requests, and passes them on
         self.tunnels = over_http and scheme == "https"
         self.turns = turns
@@ -297,6 +315,7 @@ class _Way:
     def open(self, connection: Any) -> None:
         """Connect it, and secure it."""
         connection.through = self.proxy
+        connection.opener = self.opener
         if self.tunnels:
             self.pool._prepare_proxy(connection)
         else:
@@ -323,6 +342,9 @@ class Pools:
         proxies: which requests go through one.
         most: connections to one host that may be in use at once, ``None`` for no limit.
     """
+
+    #: In the place of the network: of the class for all sessions, see ``put_up``, of an object for its session.
+    stand_in: Optional[StandIn] = None
 
     def __init__(
         self,
@@ -411,19 +433,31 @@ class Pools:
         return self._find_way(target, private) if way is None else way
 
     def _find_way(self, target: Target, private: bool) -> _Way:
+        with self._lock:
+            # Asked in here: ``put_up`` clears what was found before.
+            stand_in = self.stand_in
+            way = self._real_way(target, private) if stand_in is None else self._way_to(stand_in, target)
+            if len(self._found) >= MOST_POOLS:
+                self._found.clear()
+            self._found[target.origin, private] = way
+            if self._closed:
+                way.close_idle()
+            return way
+
+    def _real_way(self, target: Target, private: bool) -> _Way:
         try:
             proxy = None if self._proxies is None else self._proxies.find(target)
         except ValueError as error:
             raise ProxyError("ERR_MANDATORY_PROXY_CONFIGURATION_FAILED", str(error)) from error
-        with self._lock:
-            pool = self._make_pool(target, proxy, private)
-            if len(self._found) >= MOST_POOLS:
-                self._found.clear()
-            turns = None if self._most is None else self._turns.setdefault(target.origin, _Turns(self._most))
-            way = self._found[target.origin, private] = _Way(pool, proxy, target.scheme, turns)
-            if self._closed:
-                way.close_idle()
-            return way
+        return _Way(self._make_pool(target, proxy, private), proxy, target.scheme, self._turns_for(target))
+
+    def _way_to(self, stand_in: StandIn, target: Target) -> _Way:
+        """Without proxy and without TLS: there is no network between."""
+        opener = stand_in.opener(target)
+        return _Way(_HTTPPool(target.host, target.port), None, target.scheme, self._turns_for(target), opener)
+
+    def _turns_for(self, target: Target) -> Optional[_Turns]:
+        return None if self._most is None else self._turns.setdefault(target.origin, _Turns(self._most))
 
     def _make_pool(self, target: Target, proxy: Optional[Proxy], private: bool) -> HTTPConnectionPool:
         manager = self._managers.get((proxy, private))
@@ -484,6 +518,24 @@ class Pools:
 
 
 _all_pools: weakref.WeakSet[Pools] = weakref.WeakSet()
+
+
+def put_up(stand_in: Optional[StandIn]) -> None:
+    """Have all requests of the process answered by ``stand_in``, or by the network again.
+
+    Those of sessions that have a stand-in of their own stay with it. The idle connections of the others are closed:
+    nobody gets from here to there by an old one.
+    """
+    Pools.stand_in = stand_in
+    for pools in _known_pools():
+        if "stand_in" not in vars(pools):
+            pools.clear()
+
+
+def _known_pools() -> tuple[Pools, ...]:
+    while True:
+        with contextlib.suppress(RuntimeError):  # another thread has made a session meanwhile
+            return tuple(_all_pools)
 
 
 def _after_fork_in_child() -> None:
