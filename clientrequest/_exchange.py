@@ -13,18 +13,20 @@ import time
 from typing import Any, NamedTuple, Optional
 
 from . import signals
+from ._attempts import Attempt, attempt_started
 from ._auth import AuthCache
 from ._body import Outbox
 from ._cookies import Cookies
 from ._delivery import Delivery
 from ._dispatch import Dispatcher
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProxyError, RedirectError
+from ._events import observe
 from ._http1 import ResponseHead, keeps_alive
 from ._incoming import READ_AHEAD, Incoming
 from ._life import SUCCESS, Life, Owner, dropped
 from ._lifecycle import Phase
 from ._login import Asker, LoginDesk, Question
-from ._mapping import raise_mapped
+from ._mapping import map_error, raise_mapped
 from ._options import Options, Timeout
 from ._proxies import Proxy
 from ._redirects import MOST_REDIRECTS, Redirect, headers_after, is_redirect, parse_redirect
@@ -70,6 +72,8 @@ class Exchange(Life):
     _hop: Optional[Hop] = None
     _wire: Optional[Wire] = None
     _desk: Optional[LoginDesk] = None  # once there is something about logins to do
+    _sent = 0  # how many attempts there were, the present one included
+    _attempt: Optional[Attempt] = None  # the present one, if anybody traces
 
     def __init__(
         self,
@@ -244,6 +248,7 @@ class Exchange(Life):
             following = self._log_in(hop, trip, head) or self._follow(hop, trip, head)
             if following is None:
                 break
+            self._end_attempt()
             self._hop = hop = following
         self._deliver(hop, trip, head)
 
@@ -254,6 +259,7 @@ class Exchange(Life):
         except (OSError, ValueError) as error:
             if not self._may_retry(hop):
                 raise_mapped(error, hop.target.authority)
+            self._end_attempt(map_error(error, hop.target.authority))
         # The server closed an idle connection just when it was used again (RFC 9112, 9.3.1).
         self.step("retry")
         self._drop_wire()
@@ -265,12 +271,31 @@ class Exchange(Life):
     def _try_hop(self, hop: Hop, fresh: bool) -> tuple[RoundTrip, ResponseHead]:
         self.move(Phase.CONNECTING)
         self.target = hop.target
+        self._begin_attempt(hop)
         self.connect_deadline = self.until(self.timeout.connect)
         if self._wire is None:  # else it was kept for a login that goes with it
             private = not self._credentials.allow_login(hop.target)
             self._wire = self._shared.pools.connect(hop.target, self, fresh, private)
+        if self._attempt is not None:
+            self._attempt.peer = self._wire.peer
         trip = RoundTrip(self, self._dressed(hop, self._wire), self._wire)
-        return trip, trip.run()
+        head = trip.run()
+        if self._attempt is not None:
+            self._attempt.answer(head)
+        return trip, head
+
+    def _begin_attempt(self, hop: Hop) -> None:
+        self._sent += 1
+        if attempt_started.receivers:
+            attempt = Attempt(hop.method, hop.target, hop.headers.line("host"), self._sent - 1)
+            # In a copy of the context: with a dispatcher another thread may be in the context itself.
+            self.strand.context.copy().run(observe, attempt_started, attempt)
+            self._attempt = attempt
+
+    def _end_attempt(self, error: Optional[ClientRequestError] = None, whole: bool = False) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.end(error, whole)
 
     def _may_retry(self, hop: Hop) -> bool:
         wire = self._wire
@@ -377,6 +402,9 @@ class Exchange(Life):
     def _dressed(self, hop: Hop, wire: Wire) -> Hop:
         """The hop with the headers that depend on where it goes, and on what is known by now."""
         headers, target = hop.headers, hop.target
+        if self._attempt is not None and self._attempt.headers:
+            headers = headers.copy()
+            headers.update(self._attempt.headers)
         added: dict[str, Optional[str]] = {}
         if self._credentials.allow_cookies(target) and headers.line("cookie") is None:
             added["Cookie"] = self._shared.cookies.header_for(target)
@@ -566,6 +594,7 @@ class Exchange(Life):
             self.incoming.close_wire()
         self.cover()
         failure = self.failure
+        self._end_attempt(failure, whole=self.incoming is not None and self.incoming.complete)
         if self.outbox.receipts:
             self.refuse_receipts()
         self.outbox.close()

@@ -608,6 +608,15 @@ class Wire:
         return None
 
     @property
+    def peer(self) -> Optional[tuple[str, int]]:
+        """Address and port of the other end, a proxy's if there is one; ``None`` where the system does not tell."""
+        try:
+            address = self.sock.getpeername()
+        except (OSError, AttributeError):  # it is gone already, or TLS is inside the TLS of a proxy
+            return None
+        return address[0], address[1]
+
+    @property
     def sends_files(self) -> bool:
         """Whether the system can give parts of files to the socket: not where they have to be encrypted."""
         return not self.tls
