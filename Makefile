@@ -5,6 +5,7 @@
 #     make test-servers               the tests against nginx, Apache, Squid and others
 #     make test-network               the tests on a network that fails; as root
 #     make test-places                the tests inside gunicorn, uWSGI, waitress and Apache
+#     make test-gui                   the tests of the examples with a window, in Tk and Qt
 #     make soak                       two minutes of mixed requests, judged by what is left of them
 #     make check                      types, lint, import layers
 #     make demo                       the demonstration
@@ -25,10 +26,11 @@ SOAK_ARGS ?= --seconds 120
 VENV := .venv
 DEMO_VENV := .venv-demo
 PLACES_VENV := .venv-places
+GUI_VENV := .venv-gui
 BENCH_VENV := .venv-bench
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: test test-servers test-network test-places soak check demo bench bench-growth clean
+.PHONY: test test-servers test-network test-places test-gui soak check demo bench bench-growth clean
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "not servers" -n $(JOBS) --dist worksteal --cov --cov-report=term $(PYTEST_ARGS)
@@ -43,6 +45,10 @@ test-network: $(VENV)/.test
 test-places: $(PLACES_VENV)/.places
 	.ci/install-places
 	$(PLACES_VENV)/bin/python -m pytest tests/places -m places -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+test-gui: $(GUI_VENV)/.gui
+	.ci/install-gui $(GUI_VENV)/bin/python
+	$(GUI_VENV)/bin/python -m pytest tests/gui -m gui $(PYTEST_ARGS)
 
 soak: $(VENV)/.test
 	$(VENV)/bin/python -m tests.soak $(SOAK_ARGS)
@@ -62,7 +68,7 @@ bench-growth: $(BENCH_VENV)/.bench
 	$(BENCH_VENV)/bin/python benchmarks/growth.py $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(PLACES_VENV) $(BENCH_VENV) build dist clientrequest.egg-info .coverage .coverage.* htmlcov
+	rm -rf $(VENV) $(DEMO_VENV) $(PLACES_VENV) $(GUI_VENV) $(BENCH_VENV) build dist clientrequest.egg-info .coverage .coverage.* htmlcov
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks clientrequest examples fuzz tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -81,6 +87,12 @@ $(PLACES_VENV)/.places: setup.cfg
 	$(PYTHON) -m venv --clear $(PLACES_VENV)
 	$(PLACES_VENV)/bin/python $(PIP_INSTALL) --upgrade pip
 	$(PLACES_VENV)/bin/python $(PIP_INSTALL) --editable ".[places]"
+	@touch $@
+
+$(GUI_VENV)/.gui: setup.cfg
+	$(PYTHON) -m venv --clear $(GUI_VENV)
+	$(GUI_VENV)/bin/python $(PIP_INSTALL) --upgrade pip
+	$(GUI_VENV)/bin/python $(PIP_INSTALL) --editable ".[gui]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
