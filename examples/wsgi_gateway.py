@@ -51,7 +51,8 @@ def body_of(environ):
         yield piece
 
 
-def application(environ, start_response):
+def answer(environ):
+    """Status, headers and body of the answer, for any framework; the body has to be closed, come what may."""
     try:
         with make_request(environ) as request:  # an exception aborts it
             # For as long as somebody listens: the answer may come before the end of the body.
@@ -60,9 +61,13 @@ def application(environ, start_response):
     except (OSError, EOFError, ValueError) as error:
         status = "502 Bad Gateway" if isinstance(error, ClientRequestError) else "400 Bad Request"
         status = "504 Gateway Timeout" if isinstance(error, RequestTimeout) else status
-        start_response(status, [("Content-Type", "text/plain")])
-        return [status.encode()]
+        return status, [("Content-Type", "text/plain")], [status.encode()]
     raw = response.raw_headers
-    start_response(f"{response.status_code} {response.status_message}", end_to_end([*zip(raw[::2], raw[1::2])]))
-    # The server calls close() in the end, come what may; what is left of the answer is not wanted then.
-    return FileWrapper(SimpleNamespace(read=response.read1, close=response.close), 65536)
+    body = FileWrapper(SimpleNamespace(read=response.read1, close=response.close), 65536)
+    return f"{response.status_code} {response.status_message}", end_to_end([*zip(raw[::2], raw[1::2])]), body
+
+
+def application(environ, start_response):
+    status, headers, body = answer(environ)
+    start_response(status, headers)
+    return body  # the server calls its close() in the end: what is left of the answer is not wanted then

@@ -65,6 +65,9 @@ PRINTS = {
     "uploader": r"11427 bytes arrived\n",
 }
 
+# Those that need more packages; tests/places runs them.
+IN_PLACES = {"dask_uploads", "django_gateway", "flask_gateway"}
+
 
 def environment() -> dict[str, str]:
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -166,7 +169,7 @@ def talk(port: int, data: bytes) -> bytes:
 def test_every_example_is_known_here() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     in_windows = {"tk_download", "qt_upload"}  # see tests/gui
-    assert names == {*PRINTS, *in_windows, "demo", "proxy", "server", "test_uploader", "wsgi_gateway"}
+    assert names == {*PRINTS, *in_windows, *IN_PLACES, "demo", "proxy", "server", "test_uploader", "wsgi_gateway"}
 
 
 @pytest.mark.parametrize("name", sorted(PRINTS))
@@ -177,10 +180,10 @@ def test_example_prints_its_result(name: str) -> None:
     assert re.fullmatch(PRINTS[name], done.stdout), done.stdout
 
 
-@pytest.mark.parametrize("name", sorted(PRINTS))
+@pytest.mark.parametrize("name", sorted({*PRINTS, *IN_PLACES}))
 def test_example_is_short_and_says_what_it_shows(name: str) -> None:
     text = (EXAMPLES / f"{name}.py").read_text("utf-8")
-    assert 15 <= len(text.splitlines()) <= 40
+    assert 15 <= len(text.splitlines()) <= (45 if name in IN_PLACES else 40)
     assert ast.get_docstring(ast.parse(text))
 
 

@@ -50,6 +50,7 @@ class Place:
         keeps: connections of clients are kept.
         hides_cuts: an answer without a length that breaks off looks whole: it ends like any other.
         gevent: its threads are gevent's.
+        folder: where in the repository it is started.
     """
 
     name: str
@@ -60,12 +61,18 @@ class Place:
     keeps: bool = True
     hides_cuts: bool = False
     gevent: bool = False
+    folder: str = "."
 
 
-def _gunicorn(name: str, *options: str, **facts: bool) -> Place:
+def _gunicorn(name: str, *options: str, application: str = APPLICATION, **facts: Any) -> Place:
     common = ("--graceful-timeout", "2", "--no-control-socket", "--keep-alive", "15")
-    command = (sys.executable, "-m", "gunicorn", "-b", f"{HOST}:{{port}}", *common, *options, APPLICATION)
+    command = (sys.executable, "-m", "gunicorn", "-b", f"{HOST}:{{port}}", *common, *options, application)
     return Place(name, command, **facts)
+
+
+def _waitress(name: str, application: str = APPLICATION, **facts: Any) -> Place:
+    command = (sys.executable, "-m", "waitress", "--threads", "8", "--listen", f"{HOST}:{{port}}", application)
+    return Place(name, command, streams=False, **facts)
 
 
 GEVENT = ("--worker-class", "gevent")
@@ -110,11 +117,11 @@ PLACES = {
             "--py-call-osafterfork",
             talks_before_fork=True,
         ),
-        Place(
-            "waitress",
-            (sys.executable, "-m", "waitress", "--threads", "8", "--listen", f"{HOST}:{{port}}", APPLICATION),
-            streams=False,
-        ),
+        _waitress("waitress"),
+        _gunicorn("flask-gunicorn", "--threads", "8", application="flask_gateway:app", folder="examples"),
+        _waitress("flask-waitress", "flask_gateway:app", folder="examples"),
+        _gunicorn("django-gunicorn", "--threads", "8", application="django_gateway", folder="examples"),
+        _waitress("django-waitress", "django_gateway:application", folder="examples"),
         Place("mod_wsgi-daemon", hides_cuts=True),
         Place("mod_wsgi-subinterpreter", hides_cuts=True),
         Place("mod_wsgi-embedded"),
@@ -140,8 +147,8 @@ APACHE = {
 
 def missing() -> list[str]:
     """What the tests need and this machine does not have."""
-    packages = {"gunicorn": "gunicorn", "gevent": "gevent", "waitress": "waitress", "pyuwsgi": "pyuwsgi"}
-    lacking = [package for package, module in packages.items() if importlib.util.find_spec(module) is None]
+    packages = ("gunicorn", "gevent", "waitress", "pyuwsgi", "flask", "django", "distributed")
+    lacking = [package for package in packages if importlib.util.find_spec(package) is None]
     if shutil.which("apache2", path=SEARCH) is None:
         lacking.append("apache2")
     return lacking if (MODULES / "mod_wsgi.so").exists() else [*lacking, "libapache2-mod-wsgi-py3"]
@@ -206,7 +213,8 @@ class Farm:
         command = [part.format(port=port) for part in place.command] or self._apache(place.name, port)
         settings = [f"{name}={value}" for name, value in variables.items()]
         logs = [self.folder / f"{place.name}-output.log", self.folder / f"{place.name}-error.log"]
-        return Daemon(place.name, ["env", "-C", str(REPOSITORY), *settings, *command], {"plain": port}, logs)
+        command = ["env", "-C", str(REPOSITORY / place.folder), *settings, *command]
+        return Daemon(place.name, command, {"plain": port}, logs)
 
     def _apache(self, name: str, port: int) -> list[str]:
         values = {"folder": self.folder, "place": name, "port": port, "modules": MODULES, "path": self._python_path()}

@@ -3,7 +3,7 @@
 POST /upload?id=I            reads the body; answers with its length and its SHA-256
 GET  /download?id=I&size=N   N bytes, of a known length; `&chunked=1`: in chunks; `&cut=1`: ends after half of them
 POST /early?id=I             answers 413 after the first bytes of the body, and closes the connection
-GET  /echo?id=I              the head of the request, and the number of the connection
+GET  /echo?id=I              the head of the request, and the number of the connection; in its own head is more
 GET  /begun?id=I             waits until the first byte of the body of I has come
 GET  /ended?id=I             waits until I has ended, well or not; both answer with what is known of I
 GET  /seen?id=I              what is known of I, at once
@@ -21,6 +21,9 @@ from urllib.parse import parse_qsl, urlsplit
 from tests.servers.bodies import Body
 from tests.support.peer import Conn, Peer, Request
 
+# Some of it between the two neighbours only, the rest for the client.
+MORE = b"Connection: X-Between\r\nX-Between: 1\r\nTrailer: X-Later\r\n"
+MORE += b"X-Kept: 3\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n"
 WAIT = 15.0  # seconds that `/begun` and `/ended` wait
 
 
@@ -63,7 +66,7 @@ class Upstream:
 
     def _echo(self, conn: Conn, request: Request, query: dict[str, str]) -> None:
         conn.read_body(request)
-        _answer(conn, {"target": request.target, "headers": request.headers, "connection": conn.number})
+        _answer(conn, {"target": request.target, "headers": request.headers, "connection": conn.number}, MORE)
 
     def _upload(self, conn: Conn, request: Request, query: dict[str, str]) -> None:
         digest, length = hashlib.sha256(), 0
@@ -115,10 +118,10 @@ class Upstream:
             conn.close()
 
 
-def _answer(conn: Conn, facts: dict[str, Any]) -> None:
+def _answer(conn: Conn, facts: dict[str, Any], more: bytes = b"") -> None:
     body = json.dumps(facts).encode()
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    conn.send(head % len(body) + body)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n"
+    conn.send(head % (len(body), more) + body)
 
 
 def main() -> None:
