@@ -188,6 +188,7 @@ class EventTarget:
 EventTargetT = TypeVar("EventTargetT", bound=EventTarget)
 
 
+NamedSignal = blinker.NamedSignal
 _namespace = blinker.Namespace()
 
 

@@ -60,7 +60,7 @@ class _Descriptor:
     """A copy of a file's descriptor, closed with the last part that needs it."""
 
     def __init__(self, number: int) -> None:
-        self.number = os.dup(number)
+        self.number: int = os.dup(number)
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, OSError):

@@ -37,10 +37,10 @@ class ResponseHead:
     __slots__ = ("_lines", "headers", "reason", "status", "version")
 
     def __init__(self, version: tuple[int, int], status: int, reason: str, headers: Headers) -> None:
-        self.version = version
-        self.status = status
-        self.reason = reason
-        self.headers = headers
+        self.version: tuple[int, int] = version
+        self.status: int = status
+        self.reason: str = reason
+        self.headers: Headers = headers
         self._lines = {name.lower(): [value] for name, value in headers}
         if len(self._lines) < len(headers):
             self._lines = {}

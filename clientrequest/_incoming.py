@@ -18,7 +18,7 @@ from ._decoding import Decoder, make_decoder
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, RequestTimeout, TransferError
 from ._events import Emitter
 from ._gates import SLICE
-from ._http1 import Headers, ResponseHead, body_framing
+from ._http1 import BodyFraming, Headers, ResponseHead, body_framing
 from ._lifecycle import RESPONSE_EVENTS
 from ._mapping import map_error, raise_mapped
 from ._wire import Wire
@@ -82,14 +82,14 @@ class Incoming:
     """
 
     # How every response begins.
-    buffered = 0  # bytes in ``buffer``
-    received = 0  # bytes of the body that came off the network, before decoding
-    done = False  # nothing more will come off the network
-    complete = False  # and what came was all of it
-    discarded = False
+    buffered: int = 0  # bytes in ``buffer``
+    received: int = 0  # bytes of the body that came off the network, before decoding
+    done: bool = False  # nothing more will come off the network
+    complete: bool = False  # and what came was all of it
+    discarded: bool = False
     flowing: Optional[bool] = None  # None: nobody has said
     closed = False  # by the user, as a file
-    settled = False  # left to readers; see ``settle``
+    settled: bool = False  # left to readers; see ``settle``
     text_decoder: Optional[codecs.IncrementalDecoder] = None
     broken: Optional[ClientRequestError] = None  # what is wrong with what was read ahead
     _progress_told = 0.0
@@ -110,12 +110,12 @@ class Incoming:
     ) -> None:
         self.head = head
         self.method = method
-        self.framing = body_framing(head, method)
+        self.framing: BodyFraming = body_framing(head, method)
         self.buffer: deque[bytes] = deque()  # decoded, and not taken yet
-        self.emitter = Emitter(RESPONSE_EVENTS)
-        self.turn = threading.Lock()  # who may touch wire, framing, decoder and buffer
+        self.emitter: Emitter = Emitter(RESPONSE_EVENTS)
+        self.turn: threading.Lock = threading.Lock()  # who may touch wire, framing, decoder and buffer
         self.wire = wire  # kept for what it knows when it was let go of
-        self.block = TLS_BLOCK if wire.tls else BLOCK
+        self.block: int = TLS_BLOCK if wire.tls else BLOCK
         self._where = where
         self._reusable = reusable
         self._carrier = carrier

@@ -294,12 +294,12 @@ class _Way:
         opener: Opener = open_tcp,
     ) -> None:
         over_http = proxy is not None and not proxy.is_socks
-        self.pool = pool
-        self.proxy = proxy
-        self.opener = opener
-        self.forwards = over_http and scheme == "http"  # the proxy reads the requests, and passes them on
-        self.tunnels = over_http and scheme == "https"
-        self.turns = turns
+        self.pool: HTTPConnectionPool = pool
+        self.proxy: Optional[Proxy] = proxy
+        self.opener: Opener = opener
+        self.forwards: bool = over_http and scheme == "http"  # the proxy reads the requests, and passes them on
+        self.tunnels: bool = over_http and scheme == "https"
+        self.turns: Optional[_Turns] = turns
 
     def close_idle(self) -> None:
         """Close its idle connections, and those that come back later."""
@@ -561,21 +561,21 @@ def _check_alive(error: OSError) -> None:
 class Wire:
     """A connected, non-blocking connection in the hands of one request."""
 
-    received = 0  # bytes, on this request
-    cut = False  # TLS ended without its close_notify
-    want = WRITE  # what a send that took nothing waits for
-    pinned = False  # not given back when a response is whole
-    free = False  # it was pinned, and would have been given back
+    received: int = 0  # bytes, on this request
+    cut: bool = False  # TLS ended without its close_notify
+    want: int = WRITE  # what a send that took nothing waits for
+    pinned: bool = False  # not given back when a response is whole
+    free: bool = False  # it was pinned, and would have been given back
 
     def __init__(self, way: _Way, connection: Any, scope: Scope, reused: bool) -> None:
         self._way = way
-        self.forwards = way.forwards
-        self.proxy = way.proxy
+        self.forwards: bool = way.forwards
+        self.proxy: Optional[Proxy] = way.proxy
         self._connection = connection
         self._scope: Optional[Scope] = scope
-        self.sock = connection.sock
+        self.sock: Any = connection.sock
         self.reused = reused
-        self.tls = isinstance(self.sock, (ssl.SSLSocket, NestedTLS))
+        self.tls: bool = isinstance(self.sock, (ssl.SSLSocket, NestedTLS))
         if self.tls:
             self.sock.suppress_ragged_eofs = False
         self._gathers = not self.tls and hasattr(self.sock, "sendmsg")

@@ -11,7 +11,7 @@ They cost nothing while nobody is connected. Connect once, when the program star
         print(request.method, request.url, response.status_code)
 """
 
-from ._events import global_signal
+from ._events import NamedSignal, global_signal
 
 __all__ = [
     "request_aborted",
@@ -23,12 +23,12 @@ __all__ = [
     "response_received",
 ]
 
-request_started = global_signal("request-started", "A worker has taken the request up. No arguments.")
-response_received = global_signal("response-received", "The head of the response is here. ``response``.")
-request_redirected = global_signal(
+request_started: NamedSignal = global_signal("request-started", "A worker has taken the request up. No arguments.")
+response_received: NamedSignal = global_signal("response-received", "The head of the response is here. ``response``.")
+request_redirected: NamedSignal = global_signal(
     "request-redirected", "A redirect is followed. ``status_code``, ``method``, ``redirect_url``."
 )
-request_finished = global_signal("request-finished", "The response is whole. ``response``.")
-request_failed = global_signal("request-failed", "The request died of an error. ``error``.")
-request_aborted = global_signal("request-aborted", "The request was aborted. No arguments.")
-request_closed = global_signal("request-closed", "Nothing of the request is left. No arguments.")
+request_finished: NamedSignal = global_signal("request-finished", "The response is whole. ``response``.")
+request_failed: NamedSignal = global_signal("request-failed", "The request died of an error. ``error``.")
+request_aborted: NamedSignal = global_signal("request-aborted", "The request was aborted. No arguments.")
+request_closed: NamedSignal = global_signal("request-closed", "Nothing of the request is left. No arguments.")
