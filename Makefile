@@ -4,11 +4,12 @@
 #     make test PYTEST_ARGS="-k head" some of them (the coverage bar will not be met)
 #     make test-servers               the tests against nginx, Apache, Squid and others
 #     make test-network               the tests on a network that fails; as root
-#     make test-places                the tests inside gunicorn, uWSGI, waitress and Apache
+#     make test-places                the tests inside gunicorn, uWSGI, waitress and Apache, and on dask
 #     make test-gui                   the tests of the examples with a window, in Tk and Qt
 #     make soak                       two minutes of mixed requests, judged by what is left of them
 #     make check                      types, lint, import layers
 #     make demo                       the demonstration
+#     make dist                       the sdist and the wheel of the last commit, the same bytes every time
 #     make bench                      our speed and that of our peers; it takes long
 #     make bench BENCH_ARGS="--only W1 --rounds 3"
 #     make bench-growth               how our cost grows with the size and the number of things
@@ -30,7 +31,7 @@ GUI_VENV := .venv-gui
 BENCH_VENV := .venv-bench
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: test test-servers test-network test-places test-gui soak check demo bench bench-growth clean
+.PHONY: test test-servers test-network test-places test-gui soak check demo dist bench bench-growth clean
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "not servers" -n $(JOBS) --dist worksteal --cov --cov-report=term $(PYTEST_ARGS)
@@ -60,6 +61,9 @@ check: $(VENV)/.dev
 
 demo: $(DEMO_VENV)/.demo
 	$(DEMO_VENV)/bin/python examples/demo.py
+
+dist: $(VENV)/.dev
+	$(VENV)/bin/python .ci/build
 
 bench: $(BENCH_VENV)/.bench
 	$(BENCH_VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
