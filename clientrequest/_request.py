@@ -171,7 +171,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
 
         Args:
             name: an HTTP token; goes out as spelled.
-            value: goes out as ``str(value)``; a list or tuple as one line per item (``cookie``: joined by ``; ``).
+            value: goes out as ``str(value)``; a list or tuple as one line per item (``cookie``: joined by ``"; "``).
 
         Raises:
             InvalidStateError: after the first write or ``end()``.
