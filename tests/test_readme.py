@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import io
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple, Optional
+from typing import Any
 
 import pytest
 
@@ -20,41 +15,16 @@ from clientrequest import ClientRequest, IncomingMessage, Session, Timeout, sign
 from clientrequest._lifecycle import REQUEST_EVENTS, RESPONSE_EVENTS
 from clientrequest._options import _KNOWN as KNOWN_OPTIONS
 from clientrequest._options import BROWSER_ONLY, ELECTRON_OPTIONS
+from tests.support.pages import ROOT, SERVER, Program, dead_links, find_programs, links, load_example, moved, run_alone
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-URL = "http://127.0.0.1:8000"  # where the README has the server of the examples
-LIMIT = 30  # seconds for one program
-
-
-class Program(NamedTuple):
-    line: int
-    code: str
-    output: Optional[str]  # None where the README does not show it
-
-
-def find_programs() -> list[Program]:
-    """The ``python`` blocks, each with the ``text`` block behind it, if there is one."""
-    found = re.finditer(r"^```python\n(.*?)^```\n(?:\n(?:It prints:\n\n)?```text\n(.*?)^```\n)?", README, re.M | re.S)
-    return [Program(README[: match.start()].count("\n") + 1, match[1], match[2]) for match in found]
-
-
-PROGRAMS = find_programs()
-
-
-def load_server() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("server", ROOT / "examples" / "server.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+PROGRAMS = find_programs(README, "README.md")
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    with load_server().running_server() as url:
-        yield url
+def places() -> Iterator[dict[str, str]]:
+    with load_example("server").running_server() as url:
+        yield {SERVER: url.partition("//")[2]}
 
 
 def table(heading: str) -> list[list[str]]:
@@ -87,42 +57,30 @@ def test_all_programs_are_found() -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"line {program.line}")
-def test_program_prints_what_the_readme_shows(program: Program, url: str) -> None:
-    compile(program.code, "README.md", "exec")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program.code.replace(URL, url)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        cwd=ROOT,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert done.stderr == ""
-    assert done.returncode == 0
-    assert done.stdout == (program.output or "")
+def test_program_prints_what_the_readme_shows(program: Program, places: dict[str, str]) -> None:
+    run_alone(program, places)
 
 
-def call_application(url: str, body: bytes, announced: int) -> tuple[list[Any], bytes]:
+def call_application(places: dict[str, str], body: bytes, announced: int) -> tuple[list[Any], bytes]:
     program = next(program for program in PROGRAMS if "def application" in program.code)
     room: dict[str, Any] = {}
-    exec(program.code.replace(URL, url), room)
+    exec(moved(program.code, places), room)
     begun: list[Any] = []
     environ = {"CONTENT_LENGTH": str(announced), "wsgi.input": io.BytesIO(body)}
     answer = room["application"](environ, lambda status, headers: begun.append((status, headers)))
     return begun, b"".join(answer)
 
 
-def test_the_wsgi_application_streams_both_ways(url: str) -> None:
+def test_the_wsgi_application_streams_both_ways(places: dict[str, str]) -> None:
     body = bytes(range(256)) * 10_000
-    begun, answer = call_application(url, body, len(body))
+    begun, answer = call_application(places, body, len(body))
     assert begun == [("200 OK", [("Content-Type", "application/octet-stream")])]
     assert answer == body
 
 
-def test_the_wsgi_application_passes_no_cut_body_for_a_whole_one(url: str) -> None:
+def test_the_wsgi_application_passes_no_cut_body_for_a_whole_one(places: dict[str, str]) -> None:
     with pytest.raises(clientrequest.ProtocolError, match="ERR_CONTENT_LENGTH_MISMATCH"):
-        call_application(url, b"cut", 10)
+        call_application(places, b"cut", 10)
 
 
 # --- the tables ---
@@ -198,11 +156,8 @@ def test_the_map_has_every_room() -> None:
 
 
 def test_the_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)]+)\)", README)
-    titles = re.findall(r"^#+ (.*)", README, re.M)
-    anchors = {"#" + re.sub(r"[^\w ]", "", title).lower().replace(" ", "-") for title in titles}
-    for target in targets:
-        assert target in anchors or (ROOT / target).is_file(), target
+    assert links(README)
+    assert list(dead_links(ROOT / "README.md")) == []
 
 
 def test_every_example_is_named() -> None:
