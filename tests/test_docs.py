@@ -97,11 +97,17 @@ def test_every_output_belongs_to_a_program() -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: f"{program.page}:{program.line}")
 def test_program_prints_what_its_page_shows(
-    program: Program, places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: Program,
+    places: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("no_proxy", "")
-    run_here(program, places)
+    for name, test in run_here(program, places).items():
+        if name.startswith("test_"):  # the tests of a page about testing, as pytest runs them
+            test(**{fixture: request.getfixturevalue(fixture) for fixture in inspect.signature(test).parameters})
 
 
 def test_a_program_that_prints_something_else_is_noticed() -> None:
