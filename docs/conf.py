@@ -29,6 +29,7 @@ html_copy_source = False
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_mock_imports = ["opentelemetry"]  # only otel needs it, and only its docstrings are wanted
 autodoc_inherit_docstrings = False
 add_module_names = False
 python_use_unqualified_type_names = True
