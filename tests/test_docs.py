@@ -10,6 +10,8 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import shlex
+import signal
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 
 import clientrequest
+from clientrequest._command_line import DONE, FAILED, LOCAL, REFUSED, USAGE, parse_command_line
 from clientrequest._lifecycle import (
     MOVES,
     REQUEST_ENDS,
@@ -50,10 +53,13 @@ PROGRAMS = [program for page, text in PAGES.items() for program in find_programs
 BLOCKS = {"python", "text", "sh", "js", "{toctree}", "{eval-rst}"}
 # The commands that the pages show, by their beginnings.
 COMMANDS = (
+    "clientrequest ",
     "make ",
+    "make-backup | clientrequest ",
     "pip install ",
     "python docs/",
     "python examples/",
+    "tar cz photos | clientrequest ",
     "UPSTREAM=http://127.0.0.1:8000 gunicorn --threads 8 --chdir examples wsgi_gateway",
 )
 
@@ -86,7 +92,9 @@ def places() -> Iterator[dict[str, str]]:
 def test_all_programs_are_found() -> None:
     assert len(PROGRAMS) == sum(text.count("```python") for text in PAGES.values())
     for page in PAGES:
-        if page.startswith(("docs/tutorial/", "docs/howto/")) and page != "docs/tutorial/tour.md":
+        if page in ("docs/tutorial/tour.md", "docs/howto/command-line.md"):
+            continue  # the README, and a page of commands
+        if page.startswith(("docs/tutorial/", "docs/howto/")):
             assert any(program.page == page for program in PROGRAMS), page
 
 
@@ -161,6 +169,20 @@ def test_every_command_is_a_known_one() -> None:
         for extra in re.findall(r"clientrequest\[([a-z]+)\]", text):
             assert extra in extras, f"{page}: {extra}"
     assert (EXAMPLES / "wsgi_gateway.py").is_file()
+
+
+def test_the_command_understands_what_the_pages_have_it_do() -> None:
+    lines = [line for _, text in blocks("sh") for line in text.splitlines()]
+    commands = [line.partition("| ")[2] or line for line in lines if "clientrequest " in line]
+    assert len(commands) > 8
+    for command in commands:
+        plan = parse_command_line(shlex.split(command)[1:])
+        assert plan.options["url"].startswith("https://example.com/")
+
+
+def test_the_exit_codes_are_those_of_the_command() -> None:
+    codes = [int(code) for code in re.findall(r"^\| ([0-9]+) \|", PAGES["docs/howto/command-line.md"], re.M)]
+    assert codes == [DONE, FAILED, USAGE, LOCAL, REFUSED, 128 + signal.SIGINT]
 
 
 # --- links ---
