@@ -8,6 +8,7 @@
 #     make test-gui                   the tests of the examples with a window, in Tk and Qt
 #     make soak                       two minutes of mixed requests, judged by what is left of them
 #     make check                      types, lint, import layers
+#     make docs                       the documentation, as a site in site/
 #     make demo                       the demonstration
 #     make dist                       the sdist and the wheel of the last commit, the same bytes every time
 #     make bench                      our speed and that of our peers; it takes long
@@ -29,9 +30,10 @@ DEMO_VENV := .venv-demo
 PLACES_VENV := .venv-places
 GUI_VENV := .venv-gui
 BENCH_VENV := .venv-bench
+DOCS_VENV := .venv-docs
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: test test-servers test-network test-places test-gui soak check demo dist bench bench-growth clean
+.PHONY: test test-servers test-network test-places test-gui soak check docs demo dist bench bench-growth clean
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -m "not servers" -n $(JOBS) --dist worksteal --cov --cov-report=term $(PYTEST_ARGS)
@@ -59,6 +61,12 @@ check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
 
+# -W: a warning is an error, as is a link that leads nowhere and anything that a page would load from outside.
+docs: $(DOCS_VENV)/.docs
+	rm -rf site
+	$(DOCS_VENV)/bin/python -m sphinx --quiet -W --keep-going -b html -d $(DOCS_VENV)/doctrees docs site
+	$(DOCS_VENV)/bin/python docs/check_site.py site
+
 demo: $(DEMO_VENV)/.demo
 	$(DEMO_VENV)/bin/python examples/demo.py
 
@@ -72,9 +80,10 @@ bench-growth: $(BENCH_VENV)/.bench
 	$(BENCH_VENV)/bin/python benchmarks/growth.py $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(PLACES_VENV) $(GUI_VENV) $(BENCH_VENV) build dist clientrequest.egg-info .coverage .coverage.* htmlcov
+	rm -rf $(VENV) $(DEMO_VENV) $(PLACES_VENV) $(GUI_VENV) $(BENCH_VENV) $(DOCS_VENV)
+	rm -rf site build dist clientrequest.egg-info .coverage .coverage.* htmlcov
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find benchmarks clientrequest examples fuzz tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find benchmarks clientrequest docs examples fuzz tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # An environment is made anew when setup.cfg changes; the stamp is the last step, so a broken one never counts.
 $(VENV)/.test: setup.cfg
@@ -107,6 +116,11 @@ $(DEMO_VENV)/.demo: setup.cfg
 	$(PYTHON) -m venv --clear $(DEMO_VENV)
 	$(DEMO_VENV)/bin/python $(PIP_INSTALL) --upgrade pip
 	$(DEMO_VENV)/bin/python $(PIP_INSTALL) --editable ".[demo]"
+	@touch $@
+
+$(DOCS_VENV)/.docs: setup.cfg
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python $(PIP_INSTALL) --editable ".[docs]"
 	@touch $@
 
 $(BENCH_VENV)/.bench: setup.cfg
