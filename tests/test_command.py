@@ -11,7 +11,6 @@ import http
 import importlib
 import os
 import re
-import runpy
 import select
 import signal
 import stat
@@ -718,15 +717,6 @@ def test_progress_in_words(current: int, total: int, seconds: float, text: str) 
     assert progress_text("up", current, total, seconds) == text
 
 
-def test_python_m(command: Command, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any) -> None:
-    with Peer(scripted(OK)) as peer:
-        monkeypatch.setattr(sys, "argv", ["clientrequest", peer.url()])
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_module("clientrequest", run_name="__main__", alter_sys=True)
-    assert caught.value.code == DONE
-    assert capfdbinary.readouterr().out == b"ok"
-
-
 # ------------------------------------------------------------------------------
 # As a process
 
@@ -741,6 +731,13 @@ def environment() -> dict[str, str]:
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         kept.pop(name, None)
     return {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
+
+
+def test_python_m() -> None:
+    with Peer(scripted(OK)) as peer:
+        line = [sys.executable, "-m", "clientrequest", peer.url()]
+        done = subprocess.run(line, capture_output=True, check=False, timeout=LIMIT, env=environment())
+    assert (done.returncode, done.stdout) == (DONE, b"ok")
 
 
 class Process:

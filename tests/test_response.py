@@ -504,10 +504,16 @@ def test_wait_in_one_thread_does_not_throw_away_what_another_has_asked_for() -> 
 
 
 def test_wait_does_not_throw_away_what_a_listener_has_kept(serve: Serve, session: Session) -> None:
-    rest = Gate()
+    rest, heard = Gate(), Gate()
     kept: list[IncomingMessage] = []
-    request = session.request(serve(scripted(OK + b"Content-Length: 6\r\n\r\nabc", rest, b"def")).url("/"), kept.append)
+
+    def keep(response: IncomingMessage) -> None:
+        kept.append(response)
+        heard.set()
+
+    request = session.request(serve(scripted(OK + b"Content-Length: 6\r\n\r\nabc", rest, b"def")).url("/"), keep)
     request.end()
+    heard.wait()
     assert not request.wait(SHORT)
     rest.set()
     assert kept[0].read() == b"abcdef"
