@@ -33,9 +33,10 @@ SERVER_CORE, CLIENT_CORE = 0, 1
 # Nothing of this machine may come between a client and its server: no proxy, no other certificate authorities.
 PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 AUTHORITIES = {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-# What is measured is the package beside this folder, installed or not.
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE"}
+# What is measured is the package beside this folder, installed or not; compiled once, as what pip installs is.
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if name.upper() not in PROXIES | AUTHORITIES},
+    **{name: value for name, value in os.environ.items() if name.upper() not in PROXIES | AUTHORITIES | NO_BYTECODE},
     "PYTHONPATH": str(HERE.parent),
 }
 NIQUESTS = "niquests (it puts a package of its own in the place of urllib3, which all is measured by)"
