@@ -350,8 +350,8 @@ class Incoming:
 
     def reader(self) -> io.BufferedReader:
         """The body as the standard library's buffered reader."""
-        self.choose(FILE)
         if self._reader is None:
+            self.choose(FILE)
             with self.turn:
                 if self._reader is None:
                     self._reader = io.BufferedReader(_RawBody(self), READ_AHEAD)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import io
 import json
 from collections.abc import Iterator
@@ -256,14 +255,9 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
         if isinstance(failure, AbortedError):
             self._request._exchange.raise_failure()
 
-    @contextlib.contextmanager
-    def _noting(self) -> Iterator[None]:
+    def _note(self) -> None:
         """An error that a reader was given needs no log."""
-        try:
-            yield
-        except ClientRequestError:
-            self._request._exchange.error_seen = True
-            raise
+        self._request._exchange.error_seen = True
 
     def read(self, size: Optional[int] = -1) -> bytes:
         """Read ``size`` bytes, fewer only at the end; all of the rest without a size. Blocks; any thread.
@@ -278,32 +272,44 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
             try:
                 return self._incoming.read_all()
             except ClientRequestError:
-                self._request._exchange.error_seen = True
+                self._note()
                 raise
-        with self._noting():
+        try:  # written out each time: blocks and lines are many
             return self._reader().read(size)
+        except ClientRequestError:
+            self._note()
+            raise
 
     def read1(self, size: int = -1) -> bytes:
         """Read what is there, at most ``size`` bytes; blocks only while there is nothing. Raises as ``read``."""
-        with self._noting():
+        try:
             return self._reader().read1(size if size >= 0 else self._incoming.block)
+        except ClientRequestError:
+            self._note()
+            raise
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer, less only at the end. Gives the number of bytes. Raises as ``read``."""
-        with self._noting():
+        try:
             return self._reader().readinto(buffer)
+        except ClientRequestError:
+            self._note()
+            raise
 
     def readinto1(self, buffer: Any) -> int:
         """Like ``readinto``, with what is there."""
-        with self._noting():
+        try:
             return self._reader().readinto1(buffer)
+        except ClientRequestError:
+            self._note()
+            raise
 
     def readline(self, size: Optional[int] = -1) -> bytes:
         """Read a line with its end. Raises as ``read``."""
-        try:  # written out: lines are many
+        try:
             return self._reader().readline(-1 if size is None else size)
         except ClientRequestError:
-            self._request._exchange.error_seen = True
+            self._note()
             raise
 
     def __next__(self) -> bytes:
