@@ -72,18 +72,19 @@ class Request:
 
     def __init__(self, line: Line, method: str, target: str, head: ResponseHead, keep_body: bool) -> None:
         self.method = method
-        self.url = line.origin + target
+        self.url: str = line.origin + target
         self.target = target
-        self.path, _, query = target.partition("?")
-        self.query = parse_qs(query, keep_blank_values=True)
-        self.headers = http.client.HTTPMessage()
+        path, _, query = target.partition("?")
+        self.path: str = path
+        self.query: dict[str, list[str]] = parse_qs(query, keep_blank_values=True)
+        self.headers: http.client.HTTPMessage = http.client.HTTPMessage()
         for name, value in head.headers:
             self.headers[name] = value
-        self.connection = line.number
-        self.size = 0
+        self.connection: int = line.number
+        self.size: int = 0
         self._line = line
         self._framing = _request_framing(head)
-        self.complete = self._framing.complete
+        self.complete: bool = self._framing.complete
         self._keeps_alive = keeps_alive(head)
         self._expects = "100-continue" in head.tokens("expect")
         self._kept: Optional[list[Bytes]] = [] if keep_body else None
@@ -253,8 +254,8 @@ class Answer:
             raise ValueError(f"then: {then!r} is none of {', '.join(map(repr, _THEN))}")
         if cut_after is not None and reset_after is not None:
             raise ValueError("cut_after and reset_after: one of the two")
-        self.hold = hold
-        self.after = _checked_count("after", after)
+        self.hold: Optional[threading.Event] = hold
+        self.after: Optional[int] = _checked_count("after", after)
         self.then = then
         self._resets = reset_after is not None
         cut_after, reset_after = _checked_count("cut_after", cut_after), _checked_count("reset_after", reset_after)
@@ -270,7 +271,7 @@ class Answer:
         elif not framed and status not in (204, 304):
             table.set("Content-Length", len(self._body))  # type: ignore[arg-type]
         self._closes = "close" in (table.line("connection") or "").lower()
-        self.status = status
+        self.status: int = status
         lines = "".join(f"{name}: {line}\r\n" for name, line in table.pairs())
         self._head = f"HTTP/1.1 {status} {_checked_reason(status, reason)}\r\n{lines}\r\n".encode("latin-1")
 
@@ -344,7 +345,7 @@ class Reset:
     """
 
     def __init__(self, after: Optional[int] = None) -> None:
-        self.after = _checked_count("after", after)
+        self.after: Optional[int] = _checked_count("after", after)
 
     def __repr__(self) -> str:
         return f"Reset(after={self.after})"
@@ -363,7 +364,7 @@ class Silence:
     """
 
     def __init__(self, after: Optional[int] = None) -> None:
-        self.after = _checked_count("after", after)
+        self.after: Optional[int] = _checked_count("after", after)
 
     def __repr__(self) -> str:
         return f"Silence(after={self.after})"
@@ -386,7 +387,7 @@ class Raw:
         if not isinstance(data, bytes):
             raise TypeError(f"data must be bytes, not {type(data).__name__}")
         self.data = data
-        self.after = _checked_count("after", after)
+        self.after: Optional[int] = _checked_count("after", after)
 
     def __repr__(self) -> str:
         return f"Raw({self.data!r}, after={self.after})"
@@ -455,7 +456,7 @@ class Link:
         self.was_reset = False
         self.client_gone = False
         self.cut_off = False  # the server is being closed
-        self.gate = Gate()  # takes no lock: the client's end may be closed by the garbage collector, anywhere
+        self.gate: Gate = Gate()  # takes no lock: the client's end may be closed by the garbage collector, anywhere
 
     def is_over(self) -> bool:
         return self.client_gone or self.cut_off
@@ -516,7 +517,7 @@ class Line(threading.Thread):
     def __init__(self, host: Host, number: int, target: Target, sock: socket.socket, link: Link) -> None:
         super().__init__(name=f"clientrequest-testing-{number}", daemon=True)
         self.number = number
-        self.origin = f"{target.scheme}://{target.authority}"
+        self.origin: str = f"{target.scheme}://{target.authority}"
         self.link = link
         self._host = host
         self._sock = sock

@@ -29,8 +29,8 @@ from ._version import __version__
 
 try:
     from opentelemetry import context, metrics, propagate, trace
-except ImportError as error:
-    raise ImportError("clientrequest.otel needs the OpenTelemetry API: install clientrequest[otel]") from error
+except ImportError as _missing:
+    raise ImportError("clientrequest.otel needs the OpenTelemetry API: install clientrequest[otel]") from _missing
 
 __all__ = ["instrument", "uninstrument"]
 

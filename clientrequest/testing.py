@@ -158,11 +158,11 @@ class Server:
         self._origins = origins
         self._faults = _checked_faults(connections)
         self._house = _House(handler, keep_bodies)
-        self.errors = self._house.errors
+        self.errors: list[BaseException] = self._house.errors
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._closed = False
-        self.session = Session(proxies={}, **options)
+        self.session: Session = Session(proxies={}, **options)
         self.session._pools.stand_in = _Door(self)
 
     def __repr__(self) -> str:
