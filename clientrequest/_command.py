@@ -1,9 +1,10 @@
 """The command ``clientrequest``: one request, made from a shell.
 
 Three threads. The worker carries the request, and its listeners do no more than post what happened. The pump, where the
-body comes from a file or a pipe, reads and writes it. The main thread does everything else: it shows, asks for logins,
+body comes from files or pipes, reads and writes it. The main thread does everything else: it shows, asks for logins,
 writes the answer out, and it alone ends the body, so that a Ctrl-C, which it hears first, is never taken for the end of
-a pipe whose writer the same Ctrl-C has ended.
+a pipe whose writer the same Ctrl-C has ended. In a form a pipe ends where the next boundary stands, long before the
+body does, so there the pump asks the main thread for leave to go on.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ._command_output import (
 from ._command_screen import DOWNLOAD, UPLOAD, Screen, ask_login, can_ask, make_screen
 from ._errors import ClientRequestError
 from ._gates import Gate
+from ._multipart import MultipartForm
 from ._options import parse_url
 from ._request import ClientRequest
 from ._response import IncomingMessage
@@ -54,6 +56,8 @@ _READER_GONE = 128 + 13  # what a shell makes of SIGPIPE
 # What the session calls them, and the command line.
 _SPOKEN = {"tls": "--cacert", "client_cert": "--cert", "proxies": "--proxy"}
 _SHOWN_EVENTS = ("information", "redirect", "login", "finish", "response", "abort", "error", "close")
+
+Writer = Callable[[], object]  # writes all of the body, and does not end it
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -143,7 +147,7 @@ def _restore(before: dict[int, Any], heeded: Sequence[int]) -> None:
 
 
 class Message(NamedTuple):
-    """Something happened: an event of the request, or ``pumped`` with what went wrong, if anything did."""
+    """What happened: an event of the request, ``pipe-end``, or ``pumped`` with what went wrong, if anything did."""
 
     time: float
     name: str
@@ -190,6 +194,7 @@ class Transfer:
         self._received = 0  # bytes of the answer that were written out
         self._is_received = False
         self._pumping = False
+        self._leave = threading.Semaphore(0)  # for the pump to go on behind the end of a pipe
         self._aborted = False
         self._closed = False
         self._download_shown = 0.0
@@ -214,6 +219,8 @@ class Transfer:
                 request.abort()
                 self._see_out()
                 raise
+            finally:
+                self._leave.release()  # a pump that still waits for it finds that nobody wants more
         return self._verdict()
 
     def _output(self) -> Optional[StandardOutput]:
@@ -250,7 +257,7 @@ class Transfer:
                 heard.append("redirect")
         if plan.asks and not _types_body(plan) and can_ask():
             heard.append("login")
-        if plan.upload is not None:
+        if plan.is_streamed:
             heard.append("upload-progress")
         for name in heard:
             request.on(name, functools.partial(self._inbox.post, name))
@@ -259,41 +266,65 @@ class Transfer:
 
     def _send(self, request: ClientRequest) -> None:
         plan = self._plan
-        if plan.upload is None:
+        if not plan.is_streamed:
             request.end(plan.data)
             return
-        name = "standard input" if plan.upload == STANDARD else plan.upload
-        try:
-            source = _open_source(plan.upload)
-            known = _has_known_size(source)
-        except OSError as error:
-            raise local_error(name, error) from error
-        if not known and not request.has_header("Content-Length"):
-            request.chunked_encoding = True
+        with contextlib.ExitStack() as opening:
+            write = self._form_writer(request, opening) if plan.form else self._file_writer(request, opening)
+            files = opening.pop_all()
         self._pumping = True
-        work = functools.partial(self._pump, request, source, name, known)
+        work = functools.partial(self._pump, request, write, files)
         # A daemon: nobody waits for one that waits for a pipe.
         threading.Thread(target=work, name="clientrequest-pump", daemon=True).start()
 
-    def _pump(self, request: ClientRequest, source: BinaryIO, name: str, known: bool) -> None:
+    def _file_writer(self, request: ClientRequest, opening: contextlib.ExitStack) -> Writer:
+        assert self._plan.upload is not None
+        source = _open_source(self._plan.upload, opening)
+        if source.is_sized:
+            return functools.partial(request.send_file, source.file)
+        if not request.has_header("Content-Length"):
+            request.chunked_encoding = True
+        return functools.partial(_copy, source, request)
+
+    def _form_writer(self, request: ClientRequest, opening: contextlib.ExitStack) -> Writer:
+        form = MultipartForm()
+        try:
+            for part in self._plan.form:
+                if part.path is None:
+                    form.add_field(part.name, part.value)
+                else:
+                    source = _open_source(part.path, opening)
+                    content = source.file if source.is_sized else _PipeInForm(source, self._ask_leave)
+                    form.add_file(part.name, content, filename=part.filename, content_type=part.content_type)
+        except ValueError as error:
+            raise UsageError(f"-F: {error}") from error
+        if form.content_length is None:
+            request.chunked_encoding = True
+        elif not request.chunked_encoding:
+            request.set_header("Content-Length", form.content_length)
+        return functools.partial(request._write_form, form)
+
+    def _pump(self, request: ClientRequest, write: Writer, files: contextlib.ExitStack) -> None:
         """Write the body, and say that it is written; what goes wrong is said before anything is aborted."""
         try:
-            with source:
-                if known:
-                    request.send_file(source)
-                else:
-                    request.flush_headers()  # a server that does not want it can say so before there is any
-                    _copy(source, request)
+            with files:
+                write()
         except ClientRequestError as error:
             self._inbox.post("pumped", error)
         except OSError as error:
-            self._inbox.post("pumped", local_error(name, error))
+            upload = self._plan.upload
+            self._inbox.post("pumped", local_error("the form" if upload is None else _spoken_name(upload), error))
         except BaseException as error:
             self._inbox.post("pumped", error)
         else:
             self._inbox.post("pumped", None)
             return
         request.abort()
+
+    def _ask_leave(self) -> None:
+        """On the pump: wait until the main thread has seen that a pipe is at its end, and has heard no Ctrl-C."""
+        self._inbox.post("pipe-end")
+        self._leave.acquire()
 
     def _pumped(self, error: Optional[BaseException]) -> None:
         """All of the body is written, or it never will be."""
@@ -324,6 +355,8 @@ class Transfer:
             self._screen.progress(UPLOAD, *args)
         elif name == "login":
             self._log_in(*args)
+        elif name == "pipe-end":
+            self._leave.release()
         elif name == "pumped":
             self._pumped(*args)
         elif name == "response":
@@ -408,7 +441,7 @@ class Transfer:
         if self._is_refused(response):
             self._screen.say(f"the answer is {response.status_code} {response.status_message}")
             return REFUSED
-        if self._plan.upload is not None and not (request.writable_finished and self._sent == request.tell()):
+        if self._plan.is_streamed and not (request.writable_finished and self._sent == request.tell()):
             self._screen.say(f"{response.status_code} came before all of the body was sent; the rest was not wanted")
         return DONE
 
@@ -435,11 +468,70 @@ class Transfer:
 def _types_body(plan: Plan) -> bool:
     """Whether the user types the body at the terminal, where nothing else can be asked for or shown then."""
     number = descriptor_of(sys.stdin)
-    return plan.upload == STANDARD and number is not None and os.isatty(number)
+    return plan.reads_standard_input and number is not None and os.isatty(number)
 
 
-def _open_source(path: str) -> BinaryIO:
-    """The file, or standard input. Raises ``OSError``, or ``LocalError`` if standard input is closed."""
+class Source(NamedTuple):
+    """What a body, or a file of a form, is read from.
+
+    Attributes:
+        name: what it is called when it fails.
+        is_sized: whether it is a file on disk that tells its size.
+    """
+
+    name: str
+    file: BinaryIO
+    is_sized: bool
+
+    def read(self, size: int) -> bytes:
+        """What comes next, at most so many bytes; nothing at the end. Raises ``LocalError``."""
+        read = getattr(self.file, "read1", self.file.read)
+        try:
+            while True:
+                piece: Optional[bytes] = read(size)
+                if piece is not None:
+                    return piece
+                # Somebody who has the other end of this terminal or pipe made it non-blocking.
+                select.select([self.file], [], [])
+        except OSError as error:
+            raise local_error(self.name, error) from error
+
+
+class _PipeInForm:
+    """A pipe as a file of a form.
+
+    Args:
+        source: the pipe.
+        at_end: called at its end, before the form is told of it.
+    """
+
+    def __init__(self, source: Source, at_end: Callable[[], object]) -> None:
+        self.name = source.file.name  # from which the form takes the name of the file
+        self._read = source.read
+        self._at_end = at_end
+
+    def read(self, size: int) -> bytes:
+        piece = self._read(size)
+        if not piece:
+            self._at_end()
+        return piece
+
+
+def _open_source(path: str, opening: contextlib.ExitStack) -> Source:
+    """The file, or standard input, to be closed with ``opening``. Raises ``LocalError``."""
+    name = _spoken_name(path)
+    try:
+        file = opening.enter_context(_open(path))
+        return Source(name, file, _has_known_size(file))
+    except OSError as error:
+        raise local_error(name, error) from error
+
+
+def _spoken_name(path: str) -> str:
+    return "standard input" if path == STANDARD else path
+
+
+def _open(path: str) -> BinaryIO:
     if path != STANDARD:
         return open(path, "rb")
     number = descriptor_of(sys.stdin)
@@ -459,17 +551,14 @@ def _has_known_size(source: BinaryIO) -> bool:
     return not source.peek(1)
 
 
-def _copy(source: BinaryIO, request: ClientRequest) -> None:
+def _copy(source: Source, request: ClientRequest) -> None:
     """Write what comes, until there is no more of it or nobody wants more."""
-    read = getattr(source, "read1", source.read)
+    request.flush_headers()  # a server that does not want it can say so before there is any
     while request.writable():
-        piece = read(_BLOCK)
-        if piece is None:  # somebody who has the other end of this terminal or pipe made it non-blocking
-            select.select([source], [], [])
-        elif piece:
-            request.write(piece)
-        else:
+        piece = source.read(_BLOCK)
+        if not piece:
             return
+        request.write(piece)
 
 
 def _head_of(response: IncomingMessage) -> bytes:

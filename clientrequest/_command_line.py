@@ -35,13 +35,14 @@ examples:
   clientrequest -o data.zip https://example.com/data.zip
   tar cz photos | clientrequest -T - https://example.com/upload
   clientrequest PUT -T disk.img -u ada https://example.com/images/disk
+  clientrequest -F title=Harbour -F photo=@harbour.jpg https://example.com/photos
   clientrequest --json '{"name": "ada"}' https://example.com/users
 
-standard input as the body:
+standard input as the body, or as a file of a form:
   Ctrl-C, and an error while it is read, abort the request: the server is never told that half
   a body was all of it. But a pipe whose writer died looks like one whose writer is done. Where
-  that matters, say how much has to come (-H 'Content-Length: N'): anything shorter is then an
-  error, and no upload. Or have the shell look at the writer afterwards (set -o pipefail).
+  that matters, use -T and say how much has to come (-H 'Content-Length: N'): anything shorter is
+  then an error, and no upload. Or have the shell look at the writer afterwards (set -o pipefail).
 
 exit codes:
   0    there was an answer, and all of it came
@@ -56,6 +57,23 @@ With the extra clientrequest[cli] progress is a bar in colours.
 """
 
 
+class FormPart(NamedTuple):
+    """One field of a form, or one file.
+
+    Attributes:
+        name: of the field.
+        value: of a field; of a file it is empty.
+        path: of a file, or ``STANDARD``; ``None`` for a field.
+        filename, content_type: what to say of a file; ``None`` for what its path tells.
+    """
+
+    name: str
+    value: bytes
+    path: Optional[str] = None
+    filename: Optional[str] = None
+    content_type: Optional[str] = None
+
+
 class Plan(NamedTuple):
     """What to do.
 
@@ -63,6 +81,7 @@ class Plan(NamedTuple):
         options: for ``ClientRequest``; the URL may hold user and password.
         data: the body, if it stands in the command line.
         upload: the path of the file that is the body, or ``STANDARD``.
+        form: the parts of the form that is the body.
         user: whose password is to be asked for; ``None`` to ask for the name too.
         asks: whether a login may be asked for at the terminal.
         proxy: its URL; empty for none at all, ``None`` for what the environment says.
@@ -77,6 +96,7 @@ class Plan(NamedTuple):
     options: dict[str, Any]
     data: Optional[bytes]
     upload: Optional[str]
+    form: tuple[FormPart, ...]
     user: Optional[str]
     asks: bool
     proxy: Optional[str]
@@ -87,6 +107,15 @@ class Plan(NamedTuple):
     include: bool
     verbose: bool
     quiet: bool
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the body is read from somewhere while it is sent."""
+        return self.upload is not None or bool(self.form)
+
+    @property
+    def reads_standard_input(self) -> bool:
+        return STANDARD in (self.upload, *(part.path for part in self.form))
 
 
 def parse_command_line(arguments: Sequence[str]) -> Plan:
@@ -177,6 +206,16 @@ def _add_body(parser: argparse.ArgumentParser) -> None:
         "application/x-www-form-urlencoded unless -H says otherwise",
     )
     one.add_argument("--json", metavar="TEXT", help="JSON, which is checked first; sent as it is")
+    one.add_argument(
+        "-F",
+        "--form",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        type=_form_part,
+        help="a field of a form (multipart/form-data), or with NAME=@FILE a file, which is read while it is sent; @- "
+        "is standard input. Behind FILE may stand ;type=image/png and ;filename=other.png. May be repeated",
+    )
     group.add_argument("--chunked", action="store_true", help="in chunks, without announcing the length")
 
 
@@ -277,6 +316,19 @@ def _header(text: str) -> tuple[str, str]:
     return name, value.strip()
 
 
+def _form_part(text: str) -> FormPart:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError("expected NAME=VALUE or NAME=@FILE")
+    if not value.startswith("@"):
+        return FormPart(name, _typed(value))
+    path, *options = re.split(";(type|filename)=", value[1:])
+    said = dict(zip(options[::2], options[1::2]))
+    if not all(said.values()):
+        raise argparse.ArgumentTypeError("expected something behind ;type= and ;filename=")
+    return FormPart(name, b"", _path(path), said.get("filename"), said.get("type"))
+
+
 def _user(text: str) -> tuple[str, Optional[str]]:
     name, colon, password = text.partition(":")
     if not name or not text.isprintable():
@@ -291,9 +343,11 @@ def _make_plan(given: argparse.Namespace, method: str, url: str) -> Plan:
     if "://" in method:
         raise ValueError("METHOD comes before URL")
     data, headers = _body_and_headers(given)
-    has_body = data is not None or given.upload is not None
+    has_body = data is not None or given.upload is not None or bool(given.form)
     if given.chunked and not has_body:
-        raise ValueError("--chunked needs a body: -T, -d or --json")
+        raise ValueError("--chunked needs a body: -T, -F, -d or --json")
+    if [part.path for part in given.form].count(STANDARD) > 1:
+        raise ValueError("-F: standard input can be read only once")
     if given.key is not None and given.cert is None:
         raise ValueError("--key needs --cert")
     options = {
@@ -313,6 +367,7 @@ def _make_plan(given: argparse.Namespace, method: str, url: str) -> Plan:
         options,
         data,
         given.upload,
+        tuple(given.form),
         user,
         asks=password is None,
         proxy=given.proxy,
@@ -336,16 +391,24 @@ def _body_and_headers(given: argparse.Namespace) -> tuple[Optional[bytes], Pairs
         data = _checked_json(given.json)
         usual = [("Content-Type", "application/json"), ("Accept", "application/json")]
     elif given.data is not None:
-        data = "&".join(given.data).encode("utf-8", "surrogateescape")  # the very bytes that were typed
+        data = _typed("&".join(given.data))
         usual = [("Content-Type", "application/x-www-form-urlencoded")]
-    elif given.upload is not None and given.user is not None:
+    elif given.user is not None and (given.upload is not None or any(part.path for part in given.form)):
         usual = [("Expect", "100-continue")]  # so that the server can ask for the login before the body is on its way
+    for name in ("Content-Type", "Content-Length"):
+        if given.form and name.lower() in names:
+            raise ValueError(f"-H: {name} is not allowed together with -F, which makes it")
     length = [value for name, value in headers if name.lower() == "content-length"]
     if data is not None and length and int(length[0]) != len(data):
         raise ValueError(f"-H: Content-Length is {length[0]}, and the body has {len(data)} bytes")
     if given.chunked and length:
         raise ValueError("-H: Content-Length is not allowed together with --chunked")
     return data, headers + [pair for pair in usual if pair[0].lower() not in names]
+
+
+def _typed(text: str) -> bytes:
+    """The very bytes that were typed, be they UTF-8 or not."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _checked_json(text: str) -> bytes:

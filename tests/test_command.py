@@ -26,9 +26,9 @@ import pytest
 
 import clientrequest
 from clientrequest import Timeout
-from clientrequest._command import main
-from clientrequest._command_line import DONE, FAILED, LOCAL, REFUSED, USAGE, Plan, parse_command_line
-from clientrequest._command_screen import make_screen, printable, progress_text
+from clientrequest._command import Stopped, Transfer, main
+from clientrequest._command_line import DONE, FAILED, LOCAL, REFUSED, USAGE, FormPart, Plan, parse_command_line
+from clientrequest._command_screen import Screen, make_screen, printable, progress_text
 from clientrequest._options import parse_url
 from tests.support import (
     LIMIT,
@@ -74,6 +74,7 @@ def parse(*arguments: str) -> Plan:
         (["-d", "a=1", URL], "POST"),
         ([URL, "-d", "a=1"], "POST"),
         (["-T", "-", URL], "POST"),
+        (["-F", "a=1", URL], "POST"),
         (["--json", "1", URL], "POST"),
         (["PUT", "-T", "-", URL], "PUT"),
         (["PUT", URL, "-d", ""], "PUT"),
@@ -95,6 +96,8 @@ def test_method(arguments: list[str], method: str) -> None:
         (["-T", "-"], None, []),
         (["-T", "-", "-u", "ada"], None, [("Expect", "100-continue")]),
         (["-T", "-", "-u", "ada", "-H", "Expect:"], None, [("Expect", "")]),
+        (["-F", "a=1", "-u", "ada"], None, []),
+        (["-F", "a=@b", "-u", "ada"], None, [("Expect", "100-continue")]),
         (["-H", "A: 1:2 ", "-H", "a: 3"], None, [("A", "1:2"), ("a", "3")]),
         (["-d", "\udce4", "-H", "Content-Length: 1", "-H", "Content-Type: x"], b"\xe4", None),
     ],
@@ -103,6 +106,21 @@ def test_body_and_headers(arguments: list[str], data: Optional[bytes], headers: 
     plan = parse(*arguments, URL)
     assert plan.data == data
     assert headers is None or plan.options["headers"] == headers
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a=", FormPart("a", b"")),
+        ("a=b=c;type=text/plain", FormPart("a", b"b=c;type=text/plain")),
+        ("ä=\udce4<@", FormPart("ä", b"\xe4<@")),
+        ("a=@b=c;d", FormPart("a", b"", "b=c;d")),
+        ("a=@-;filename=b;c", FormPart("a", b"", "-", "b;c")),
+        ("a=@b;type=text/a;charset=b;filename=c", FormPart("a", b"", "b", "c", "text/a;charset=b")),
+    ],
+)
+def test_part_of_a_form(text: str, part: FormPart) -> None:
+    assert parse("-F", "first=1", "-F", text, URL).form == (FormPart("first", b"1"), part)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +175,14 @@ BAD_LINES: list[tuple[list[str], str]] = [
     (["-H", "Content-Length: 3", "--chunked", "-T", "-", URL], "not allowed together with --chunked"),
     (["--chunked", URL], "--chunked needs a body"),
     (["-d", SECRET, "-T", "-", URL], "not allowed with argument"),
+    (["-d", SECRET, "-F", f"a={SECRET}", URL], "-F/--form: not allowed with argument -d/--data"),
+    (["-F", SECRET, URL], "-F/--form: expected NAME=VALUE or NAME=@FILE"),
+    (["-F", f"={SECRET}", URL], "-F/--form: expected NAME=VALUE or NAME=@FILE"),
+    (["-F", "a=@", URL], "-F/--form: expected the path of a file"),
+    (["-F", "a=@b;type=", URL], "-F/--form: expected something behind ;type= and ;filename="),
+    (["-F", "a=@-", "-F", "b=@-;filename=c", URL], "-F: standard input can be read only once"),
+    (["-F", "a=1", "-H", "content-type: a/b", URL], "-H: Content-Type is not allowed together with -F"),
+    (["-F", "a=1", "-H", "Content-Length: 1", URL], "-H: Content-Length is not allowed together with -F"),
     (["--json", "{", URL], "--json: this is no JSON: Expecting property name"),
     (["--json", "NaN", URL], "--json: this is no JSON: NaN is not allowed"),
     (["--json", "[" * 100_000, URL], "--json: this is no JSON: too deeply nested"),
@@ -342,6 +368,26 @@ def test_data(command: Command, chunked: bool) -> None:
 
 # --- uploads ---
 
+OF_STANDARD_INPUT = pytest.mark.parametrize("body", [["-T", "-"], ["-F", "file=@-"]], ids=["-T", "-F"])
+
+
+def read_chunks_until(conn: Conn, end: bytes) -> bytes:
+    """What comes of a body in chunks, up to where it ends like that."""
+    got = b""
+    while not got.endswith(end):
+        chunk = conn.read_chunk()
+        assert chunk, f"the body ended: {got!r}"
+        got += chunk
+    return got
+
+
+def wait_for_pumps() -> None:
+    """Wait until no thread reads a body any more."""
+    for thread in threading.enumerate():
+        if thread.name == "clientrequest-pump":
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+
 
 def upload(command: Command, *arguments: str, stdin: Optional[int] = None) -> Any:
     """What the server saw of it."""
@@ -425,39 +471,46 @@ def test_pipe_is_held_to_the_length_that_was_said(command: Command, pipe: Any, a
 
 
 @ON_LINUX
-def test_source_that_fails_aborts_and_never_ends_the_body(command: Command) -> None:
+@OF_STANDARD_INPUT
+def test_source_that_fails_aborts_and_never_ends_the_body(command: Command, body: list[str]) -> None:
     """The far end of a terminal, of which nobody holds the near end any more: an error, and no end."""
     far, near = pty.openpty()
 
     def answer(conn: Conn) -> None:
         request = conn.read_request(body=False)
-        assert conn.read_chunk() == b"begun"
+        read_chunks_until(conn, b"begun")
         os.close(near)
         conn.read_body(request)
 
     with Peer(answer) as peer:
         os.write(near, b"begun")
-        done = command("-T", "-", peer.url(), stdin=far)
+        done = command(*body, peer.url(), stdin=far)
         peer.join()
         os.close(far)
     assert done == (LOCAL, b"", "clientrequest: standard input: Input/output error\n")
-    assert [(request.complete, request.cut_by is None) for request in peer.requests] == [(False, False)]
+    (request,) = peer.requests
+    assert (request.body, request.complete, request.cut_by is None) == (b"", False, False)
 
 
 @ON_POSIX
 def test_source_that_cannot_be_opened(command: Command, tmp_path: Path) -> None:
     with Peer(echo_json) as peer:
         for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "no", "No such file or directory")):
-            assert command("-T", str(path), peer.url()) == (LOCAL, b"", f"clientrequest: {path}: {reason}\n")
+            said = f"clientrequest: {path}: {reason}\n"
+            assert command("-T", str(path), peer.url()) == (LOCAL, b"", said)
+            assert command("-F", "a=1", "-F", f"b=@{__file__}", "-F", f"c=@{path}", peer.url()) == (LOCAL, b"", said)
         assert peer.connections == []
 
 
+@OF_STANDARD_INPUT
 @pytest.mark.parametrize("flags", [[], ["-f"]])
-def test_early_answer_does_not_wait_for_the_pipe(command: Command, pipe: Any, flags: list[str]) -> None:
+def test_early_answer_does_not_wait_for_the_pipe(
+    command: Command, pipe: Any, body: list[str], flags: list[str]
+) -> None:
     reading, write = pipe
     write(b"begun")
     with Peer(early_answer("close", after=5)) as peer:
-        done = command("-T", "-", *flags, peer.url(), stdin=reading)
+        done = command(*body, *flags, peer.url(), stdin=reading)
     if flags:
         reason = http.HTTPStatus(413).phrase
         assert done == (REFUSED, b"", f"clientrequest: the answer is 413 {reason}\n")
@@ -465,6 +518,137 @@ def test_early_answer_does_not_wait_for_the_pipe(command: Command, pipe: Any, fl
         note = "clientrequest: 413 came before all of the body was sent; the rest was not wanted\n"
         assert done == (DONE, b"too much\n", note)
     write()  # the pump, which still waits for the pipe, is let go
+    wait_for_pumps()
+
+
+# --- forms ---
+
+
+def form_of(request: Any, *parts: bytes) -> bytes:
+    """What the body of this request should be."""
+    found = re.fullmatch("multipart/form-data; boundary=([0-9a-f]{32})", request.header("content-type") or "")
+    assert found is not None
+    boundary = found[1].encode()
+    return b"".join(b"--" + boundary + b"\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts) + (
+        b"--" + boundary + b"--\r\n"
+    )
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_form(command: Command, tmp_path: Path, chunked: bool) -> None:
+    content = os.urandom(1_000_000)
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    empty = tmp_path / "empty"
+    empty.touch()
+    parts = ["-F", "name=ä;type=x", "-F", f"file=@{path}", "-F", f"file=@{path};type=a/b;c=d;filename=ä b"]
+    request = upload(command, *parts, "-F", f"file=@{empty}", "-F", "last=", *["--chunked"] * chunked)
+    body = form_of(
+        request,
+        'name="name"\r\n\r\nä;type=x'.encode(),
+        b'name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n' + content,
+        'name="file"; filename="ä b"\r\nContent-Type: a/b;c=d\r\n\r\n'.encode() + content,
+        b'name="file"; filename="empty"\r\nContent-Type: application/octet-stream\r\n\r\n',
+        b'name="last"\r\n\r\n',
+    )
+    assert request.body == body
+    assert (request.method, request.complete, request.chunked) == ("POST", True, chunked)
+    assert request.content_length == (None if chunked else len(body))
+
+
+def test_pipe_in_a_form_goes_while_it_comes(command: Command, pipe: Any, tmp_path: Path) -> None:
+    reading, write = pipe
+    path = tmp_path / "file"
+    path.write_bytes(b"behind")
+    bodies = []
+
+    def answer(conn: Conn) -> None:
+        conn.read_request(body=False)
+        body = b""
+        for piece in (b"one", b"two"):
+            write(piece)
+            body += read_chunks_until(conn, piece)
+        write()
+        bodies.append(body + read_chunks_until(conn, b"--\r\n") + conn.read_chunk())
+        conn.send(OK)
+
+    with Peer(answer) as peer:
+        done = command("-F", "tar=@-;type=a/b", "-F", f"file=@{path}", peer.url(), stdin=reading)
+        assert done == (DONE, b"ok", "")
+        request = peer.wait_request()
+    assert bodies == [
+        form_of(
+            request,
+            b'name="tar"; filename="tar"\r\nContent-Type: a/b\r\n\r\nonetwo',
+            b'name="file"; filename="file"\r\nContent-Type: application/octet-stream\r\n\r\nbehind',
+        )
+    ]
+
+
+def test_file_in_the_place_of_standard_input_in_a_form(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "body"
+    path.write_bytes(b"head\nbody")
+    with path.open("rb", buffering=0) as file:
+        file.read(5)
+        request = upload(command, "-F", "a=@-;type=a/b", stdin=file.fileno())
+    assert request.body == form_of(request, b'name="a"; filename="a"\r\nContent-Type: a/b\r\n\r\nbody')
+    assert request.content_length == len(request.body)
+
+
+@ON_LINUX
+def test_file_in_a_form_that_says_it_is_empty_and_is_not(command: Command) -> None:
+    request = upload(command, "-F", "a=@/proc/self/cmdline;type=a/b")
+    content = Path("/proc/self/cmdline").read_bytes()
+    assert request.body == form_of(request, b'name="a"; filename="cmdline"\r\nContent-Type: a/b\r\n\r\n' + content)
+
+
+class Held(Screen):
+    """A screen at which the main thread is held up at a 1xx, while its pipe ends, and then hears Ctrl-C."""
+
+    def __init__(self, end_pipe: Callable[[], None]) -> None:
+        super().__init__(None)
+        self._end_pipe = end_pipe
+        self.transfer: Optional[Transfer] = None
+
+    def event(self, seconds: float, name: str, details: str) -> None:
+        if name != "information":
+            return
+        assert self.transfer is not None
+        assert self.transfer._request is not None
+        self._end_pipe()
+        pause = threading.Event()  # a pump that waits for leave makes no noise, so this polls
+        until = time.monotonic() + LIMIT
+        while not {"pipe-end", "pumped"} & {message.name for message in tuple(self.transfer._inbox._messages)}:
+            assert time.monotonic() < until
+            pause.wait(0.002)
+        self.transfer._request.flush()
+        raise Stopped(signal.SIGINT)
+
+
+@OF_STANDARD_INPUT
+def test_end_of_a_pipe_is_not_told_before_the_main_thread_has_seen_it(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, pipe: Any, body: list[str]
+) -> None:
+    """Whoever takes the form apart while it comes sees the end of half a file in the next boundary."""
+    reading, write = pipe
+    write(b"begun")
+
+    def answer(conn: Conn) -> None:
+        request = conn.read_request(body=False)
+        read_chunks_until(conn, b"begun")
+        conn.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        conn.read_body(request)
+
+    monkeypatch.setattr(sys, "stdin", Descriptor(reading))
+    with Peer(answer) as peer:
+        screen = Held(write)
+        screen.transfer = Transfer(parse("-v", "--proxy", "", *body, peer.url()), screen)
+        with pytest.raises(Stopped):
+            screen.transfer.run()
+        peer.join()
+    (request,) = peer.requests
+    assert (request.body, request.complete, request.cut_by is None) == (b"", False, False)
+    wait_for_pumps()
 
 
 def test_standard_input_that_is_closed(command: Command) -> None:
@@ -586,6 +770,7 @@ def test_limit_of_time(command: Command) -> None:
         (["--cacert", "/no/such/file"], "--cacert: there is no '/no/such/file'"),
         (["--cert", "/no/such/file"], "--cert: there is no '/no/such/file'"),
         (["--proxy", f"http://ada:{SECRET}@"], "--proxy['all']: expected the URL of a proxy"),
+        (["-F", f"a\n={SECRET}"], "-F: name 'a\\n' has control characters"),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_sent(
@@ -774,18 +959,19 @@ def test_import_of_the_package_costs_no_command() -> None:
 
 
 @ON_POSIX
-def test_ctrl_c_aborts_an_upload_and_never_ends_it() -> None:
+@OF_STANDARD_INPUT
+def test_ctrl_c_aborts_an_upload_and_never_ends_it(body: list[str]) -> None:
     """Its pipe is closed a moment after, as by a writer that hears the same Ctrl-C."""
 
     def answer(conn: Conn) -> None:
         request = conn.read_request(body=False)
-        assert conn.read_chunk() == b"begun"
+        read_chunks_until(conn, b"begun")
         process.process.send_signal(signal.SIGINT)
         assert process.process.stdin is not None
         process.process.stdin.close()
         conn.read_body(request)
 
-    with Peer(answer) as peer, Process("-T", "-", peer.url(), stdin=subprocess.PIPE) as process:
+    with Peer(answer) as peer, Process(*body, peer.url(), stdin=subprocess.PIPE) as process:
         assert process.process.stdin is not None
         process.process.stdin.write(b"begun")
         process.process.stdin.flush()
