@@ -82,7 +82,7 @@ def shown(best: Optional[Best]) -> str:
 def page(run: Run, picture: str, notes: str = "") -> str:
     parts = [
         "# Speed",
-        "Made by `benchmarks/report.py` from one run of `make bench`; "
+        "Made by `benchmarks/report.py` of what `make bench` measured; "
         "[how it is measured](../benchmarks/README.md) says what each row is.",
         about(run),
         f"Left out: {'; '.join(run.left_out)}." if run.left_out else "",
