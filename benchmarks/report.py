@@ -107,7 +107,7 @@ def plot(run: Run, path: str) -> None:
     from matplotlib import pyplot
 
     bests = {name: best_of_peers(name, found) for name, found in run.results.items()}
-    drawn = {name: best for name, best in bests.items() if best}
+    drawn = {name: best for name, best in bests.items() if best and not WORKLOADS[name].is_abort}
     if not drawn:
         sys.exit("There is no ratio to be drawn.")
     rows = -(-len(drawn) // COLUMNS)
