@@ -25,7 +25,6 @@ from ._wire import Wire
 
 READ_AHEAD = 64 * 1024  # bytes read before anybody asks for them
 BLOCK = 256 * 1024  # bytes read at once where they are asked for
-PIECE = 96 * 1024  # bytes of a piece that is as large as what is there; the system takes larger ones back each time
 # A receive over TLS gives one record at most, and Python first makes room for as much as was asked for.
 TLS_BLOCK = 16 * 1024
 
@@ -117,7 +116,6 @@ class Incoming:
         self.turn: threading.Lock = threading.Lock()  # who may touch wire, framing, decoder and buffer
         self.wire = wire  # kept for what it knows when it was let go of
         self.block: int = TLS_BLOCK if wire.tls else BLOCK
-        self.piece: int = TLS_BLOCK if wire.tls else PIECE
         self._where = where
         self._reusable = reusable
         self._carrier = carrier

@@ -283,7 +283,7 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
     def read1(self, size: int = -1) -> bytes:
         """Read what is there, at most ``size`` bytes; blocks only while there is nothing. Raises as ``read``."""
         try:
-            return self._reader().read1(size if size >= 0 else self._incoming.piece)
+            return self._reader().read1(size if size >= 0 else self._incoming.block)
         except ClientRequestError:
             self._note()
             raise
