@@ -13,11 +13,16 @@ from contextlib import ExitStack
 from typing import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from clientrequest import Session, default_session
 from clientrequest._exchange import _live
 from clientrequest._workers import Worker, crew
 from tests.support import Peer, ca_path, open_sockets, server_context, witness
+
+# On a busy machine, or where Hypothesis has yet to make its tables of letters, an input takes its time.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 LIMIT = 10.0  # seconds; a test that leaves something behind fails, it does not wait for ever
 

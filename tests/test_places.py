@@ -170,8 +170,10 @@ def run_program(code: str, **values: Any) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("isolated", [False, True], ids=["sharing", "isolated"])
 def test_interpreter_inside_an_interpreter(isolated: bool) -> None:
     """It makes requests like any other; where it may start no thread, the request says so."""
+    if isolated and sys.version_info[:2] == (3, 12):
+        pytest.skip("the second interpreter that imports ssl and its like ends Python 3.12 with a double free")
     code = INTERPRETERS
-    if sys.version_info < (3, 13):  # there Python ends an interpreter only when its threads are gone
+    if sys.version_info < (3, 12):  # there Python ends an interpreter only when its threads are gone
         code = code.replace(
             "except ClientRequestError", "    import threading; threading._shutdown()\nexcept ClientRequestError"
         )
