@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 import select
 import stat
 import sys
@@ -13,10 +12,9 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, Callable, Optional
 
 from ._errors import ClientRequestError
+from ._replacing import FOR_ALL, replacement
 
 Write = Callable[[bytes], object]
-
-_FILE_BUFFER = 256 * 1024  # bytes that are collected before the system is asked to write them
 
 
 class LocalError(Exception):
@@ -111,7 +109,7 @@ def whole_file(path: str) -> Iterator[Write]:
     """
     try:
         if _is_replaceable(path):
-            with _replacement(os.path.realpath(path)) as file:
+            with replacement(os.path.realpath(path), FOR_ALL) as file:
                 yield file.write
         else:
             with open(path, "wb") as device:
@@ -134,21 +132,3 @@ def _is_replaceable(path: str) -> bool:
 def _write_through(device: BinaryIO, data: bytes) -> None:
     device.write(data)
     device.flush()
-
-
-@contextlib.contextmanager
-def _replacement(path: str) -> Iterator[BinaryIO]:
-    folder, name = os.path.split(path)
-    # Beside it, since a file can be moved in one step only within a file system.
-    temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}.part")
-    try:
-        # Not mkstemp, whose files are for their owner alone: this one is to have the permissions of any new file.
-        with open(temporary, "xb", _FILE_BUFFER) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # or a crash of the system could leave an empty file in the place of the old one
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

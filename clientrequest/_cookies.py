@@ -20,7 +20,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -31,6 +30,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 from urllib.parse import quote
 
 from ._options import Target, bracketed, parse_url
+from ._replacing import FOR_OWNER, replacement
 
 log = logging.getLogger("clientrequest")
 
@@ -624,18 +624,8 @@ class _CookieFile:
             return None
 
     def _replace(self, data: bytes, folder: Optional[int]) -> None:
-        # mkstemp makes files that only their owner can read, from the beginning.
-        descriptor, temporary = tempfile.mkstemp(".tmp", f".{self._path.name}.", self._path.parent)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        with replacement(str(self._path), FOR_OWNER) as file:
+            file.write(data)
         if folder is not None:
             with contextlib.suppress(OSError):  # some file systems cannot; the file is whole all the same
                 os.fsync(folder)
