@@ -282,8 +282,7 @@ class Transfer:
         source = _open_source(self._plan.upload, opening)
         if source.is_sized:
             return functools.partial(request.send_file, source.file)
-        if not request.has_header("Content-Length"):
-            request.chunked_encoding = True
+        request._choose_framing(None)
         return functools.partial(_copy, source, request)
 
     def _form_writer(self, request: ClientRequest, opening: contextlib.ExitStack) -> Writer:
@@ -298,10 +297,7 @@ class Transfer:
                     form.add_file(part.name, content, filename=part.filename, content_type=part.content_type)
         except ValueError as error:
             raise UsageError(f"-F: {error}") from error
-        if form.content_length is None:
-            request.chunked_encoding = True
-        elif not request.chunked_encoding:
-            request.set_header("Content-Length", form.content_length)
+        request._choose_framing(form.content_length)
         return functools.partial(request._write_form, form)
 
     def _pump(self, request: ClientRequest, write: Writer, files: contextlib.ExitStack) -> None:
