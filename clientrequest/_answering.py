@@ -12,6 +12,7 @@ import http.client
 import json as _json
 import re
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,6 +40,7 @@ from ._options import HeaderTable, Target
 LOOK = 0.01  # seconds between two looks at whether the client is still there
 _REQUEST_LINE = re.compile(rf"({TOKEN}) (\S+) HTTP/1\.1")
 _THEN = ("read", "stop", "close")
+_ALL = sys.maxsize  # bytes: more than there are
 _ABSENT: Any = object()
 
 
@@ -108,7 +110,7 @@ class Request:
             ClientGone: the client went before that.
             InvalidStateError: called elsewhere.
         """
-        left = (1 << 62) if size < 0 else size
+        left = _ALL if size < 0 else size
         pieces: list[Bytes] = []
         while left:
             piece = self._next_piece(left)
@@ -120,7 +122,7 @@ class Request:
 
     def iter_chunks(self) -> Iterator[bytes]:
         """The body in pieces as they arrive; in the handler only. Raises as ``read`` does."""
-        while piece := self._next_piece(1 << 62):
+        while piece := self._next_piece(_ALL):
             yield bytes(piece)
 
     # --- anywhere ---
@@ -192,7 +194,7 @@ class Request:
     def _read_up_to(self, size: Optional[int]) -> None:
         """Read until ``size`` bytes of the body were read, ``None`` for all."""
         while not self.complete and (size is None or self.size < size):
-            self._next_piece((1 << 62) if size is None else size - self.size)
+            self._next_piece(_ALL if size is None else size - self.size)
 
 
 def _request_framing(head: ResponseHead) -> BodyFraming:
@@ -318,7 +320,7 @@ class Answer:
             line.send(self._head + self._body)
             return True
         line.send(self._head)
-        left = (1 << 62) if self._cut is None else self._cut
+        left = _ALL if self._cut is None else self._cut
         for piece in [self._body] if isinstance(self._body, bytes) else self._body:
             if isinstance(piece, threading.Event):
                 line.await_event(piece)

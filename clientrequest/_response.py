@@ -267,15 +267,11 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
             ClientRequestError: what the response died of, after what came before it was read.
             ValueError: the response was closed.
         """
-        if size is None or size < 0:
-            self._check_readable()
-            try:
-                return self._incoming.read_all()
-            except ClientRequestError:
-                self._note()
-                raise
         try:  # written out each time: blocks and lines are many
-            return self._reader().read(size)
+            if size is not None and size >= 0:
+                return self._reader().read(size)
+            self._check_readable()
+            return self._incoming.read_all()
         except ClientRequestError:
             self._note()
             raise
