@@ -26,7 +26,7 @@ import pytest
 
 import clientrequest
 from clientrequest import AbortedError, ClientRequest, ClientRequestError, ProtocolError
-from tests.support import LIMIT, Conn, Gate, Handler, Peer, Recorder, scripted
+from tests.support import LIMIT, Conn, Gate, Handler, Peer, Recorder, late_reader, scripted
 
 KIB, MIB = 1024, 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -686,14 +686,7 @@ request.end(b"x" * 100_000)
 del request
 say("leaving")
 """
-
-        def read_late(conn: Conn) -> None:
-            request = conn.read_request(body=False)
-            left.wait()
-            conn.read_body(request)
-            conn.send(OK)
-
-        with Peer(read_late) as peer, Program(peer, script) as program:
+        with Peer(late_reader(left, OK)) as peer, Program(peer, script) as program:
             program.hear("leaving")
             left.set()
             status, errors = program.leave()

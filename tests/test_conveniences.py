@@ -36,7 +36,7 @@ from clientrequest import (
     request,
 )
 from clientrequest._values import urlencoded
-from tests.support import LIMIT, Conn, Gate, Peer, Recorder, early_answer, echo_json, scripted
+from tests.support import LIMIT, Conn, Gate, Peer, Recorder, early_answer, echo_json, late_reader, scripted
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 DATA = bytes(range(256)) * 1000
@@ -176,14 +176,7 @@ def test_text_goes_out_in_utf_8(session: Session) -> None:
 
 def test_file_goes_from_its_position_on_and_may_be_closed_at_once(session: Session) -> None:
     read = Gate()
-
-    def read_late(conn: Conn) -> None:
-        seen = conn.read_request(body=False)
-        read.wait()
-        conn.read_body(seen)
-        conn.send(OK)
-
-    with Peer(read_late) as peer:
+    with Peer(late_reader(read, OK)) as peer:
         with on_disk(DATA) as file:
             file.seek(1000)
             made = post(session, peer).send(file)

@@ -6,7 +6,6 @@ The programs run in this process, one after the other: that is a hundred times a
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
@@ -30,17 +29,8 @@ from clientrequest._lifecycle import (
     RESPONSE_EVENTS,
     Phase,
 )
-from tests.support.pages import (
-    EXAMPLES,
-    PROXY,
-    ROOT,
-    SERVER,
-    Program,
-    dead_links,
-    find_programs,
-    load_example,
-    run_here,
-)
+from tests.support.modules import EXAMPLES, ROOT, load_example, load_module
+from tests.support.pages import PROXY, SERVER, Program, dead_links, find_programs, run_here
 
 DOCS = ROOT / "docs"
 PAGES = {
@@ -62,15 +52,6 @@ COMMANDS = (
     "tar cz photos | clientrequest ",
     "UPSTREAM=http://127.0.0.1:8000 gunicorn --threads 8 --chdir examples wsgi_gateway",
 )
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def blocks(language: str) -> Iterator[tuple[str, str]]:
@@ -285,7 +266,7 @@ def test_the_codes_are_those_of_the_sources() -> None:
 
 @pytest.fixture
 def diagrams() -> ModuleType:
-    return load(DOCS / "diagrams.py")
+    return load_module(DOCS / "diagrams.py")
 
 
 def drawn(svg: str) -> ElementTree.Element:
@@ -347,7 +328,7 @@ def test_a_table_that_no_line_of_time_can_show_is_refused(diagrams: ModuleType) 
 
 @pytest.fixture(scope="module")
 def check_site() -> ModuleType:
-    return load(DOCS / "check_site.py")
+    return load_module(DOCS / "check_site.py")
 
 
 GOOD = """<html><head><link rel="stylesheet" href="s.css"><link rel="next" href="b/"><script src="s.js?v=1"></script>

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import hashlib
 import http.client
-import importlib.util
 import io
 import json
 import os
@@ -20,17 +19,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Optional
 
 import pytest
 
 from clientrequest import testing
 from tests.support import Conn, Gate, Peer, refused_port, scripted
+from tests.support.modules import EXAMPLES, ROOT, load_example
 
-ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = ROOT / "examples"
 CERTIFICATES = EXAMPLES / "certificates"
 LIMIT = 30  # seconds for one program or one answer
 
@@ -92,18 +88,8 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def load(name: str) -> ModuleType:
-    """A module from the folder of the examples, which is no package; the next one can import it."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-server = load("server")
-proxy = load("proxy")
+server = load_example("server")
+proxy = load_example("proxy")
 
 
 @pytest.fixture
@@ -233,7 +219,7 @@ def call_gateway(
         "QUERY_STRING": "a=b",
         "wsgi.input": io.BytesIO(body),
     }
-    gateway = load("wsgi_gateway")
+    gateway = load_example("wsgi_gateway")
     answer = gateway.application(
         {**values, "CONTENT_LENGTH": str(announced), **environ}, lambda status, headers: begun.append((status, headers))
     )

@@ -568,16 +568,17 @@ def test_the_last_one_says_where_spans_go(session: Session, telemetry: Telemetry
     other.shutdown()
 
 
+def redirect(conn: Conn) -> None:
+    """The first request is led to another path, the next one is answered."""
+    conn.read_request()
+    conn.respond(302, {"Location": "/second"})
+    conn.read_request()
+    conn.respond(body=b"ok")
+
+
 def test_switched_off_in_the_middle(session: Session, telemetry: Telemetry) -> None:
     """What has begun is ended, and what comes later is not begun."""
-
-    def answer(conn: Conn) -> None:
-        conn.read_request()
-        conn.respond(302, {"Location": "/second"})
-        conn.read_request()
-        conn.respond(body=b"ok")
-
-    with Peer(answer) as peer:
+    with Peer(redirect) as peer:
         carry(session.request(peer.url("/first")).on("redirect", lambda *_: otel.uninstrument()))
         assert peer.wait_request(2).header("traceparent") is None
     assert attributes(telemetry.span())["url.full"] == peer.url("/first")
@@ -585,13 +586,7 @@ def test_switched_off_in_the_middle(session: Session, telemetry: Telemetry) -> N
 
 
 def test_switched_on_in_the_middle(session: Session, deaf: Telemetry) -> None:
-    def answer(conn: Conn) -> None:
-        conn.read_request()
-        conn.respond(302, {"Location": "/second"})
-        conn.read_request()
-        conn.respond(body=b"ok")
-
-    with Peer(answer) as peer:
+    with Peer(redirect) as peer:
         carry(session.request(peer.url("/first")).on("redirect", lambda *_: deaf.instrument()))
     assert attributes(deaf.span())["http.request.resend_count"] == 1
 

@@ -15,7 +15,8 @@ from clientrequest import ClientRequest, IncomingMessage, Session, Timeout, sign
 from clientrequest._lifecycle import REQUEST_EVENTS, RESPONSE_EVENTS
 from clientrequest._options import _KNOWN as KNOWN_OPTIONS
 from clientrequest._options import BROWSER_ONLY, ELECTRON_OPTIONS
-from tests.support.pages import ROOT, SERVER, Program, dead_links, find_programs, links, load_example, moved, run_alone
+from tests.support.modules import ROOT, load_example
+from tests.support.pages import SERVER, Program, dead_links, find_programs, links, moved, run_alone
 
 README = (ROOT / "README.md").read_text("utf-8")
 PROGRAMS = find_programs(README, "README.md")

@@ -16,7 +16,7 @@ import pytest
 from clientrequest import ClientRequest, ClientRequestError, InvalidStateError, ProtocolError, Session, _file_part
 from clientrequest._body import CHUNKED, Outbox
 from clientrequest._file_part import FilePart, rest_of
-from tests.support import LIMIT, Conn, Gate, Peer, Recorder, early_answer, echo_json, scripted
+from tests.support import LIMIT, Conn, Gate, Peer, Recorder, early_answer, echo_json, late_reader, scripted
 
 KIB, MIB = 1024, 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -148,14 +148,7 @@ def test_an_empty_file_is_a_body(session: Session, tmp_path: Path) -> None:
 
 def test_may_be_closed_at_once(session: Session, serve: Serve, path: Path) -> None:
     read = Gate()
-
-    def read_late(conn: Conn) -> None:
-        request = conn.read_request(body=False)
-        read.wait()
-        conn.read_body(request)
-        conn.send(OK)
-
-    peer = serve(read_late)
+    peer = serve(late_reader(read, OK))
     request = post(session, peer, blocking=False)
     with path.open("rb") as file:
         request.send_file(file)

@@ -10,12 +10,13 @@ from typing import IO, Any
 import pytest
 
 from clientrequest import AbortedError
-from tests.gui.programs import load, run
+from tests.gui.programs import run
 from tests.support import LIMIT, Conn, Gate, Peer, refused_port
+from tests.support.modules import load_example
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("qt")]
 
-load("server")
+load_example("server")
 
 SIZE = 30_000_000  # more than sockets take while nobody reads
 
@@ -39,7 +40,7 @@ class Watched:
     def __init__(self, url: str, file: IO[bytes], then: Callable[[Any], object] = lambda window: None) -> None:
         from PySide6.QtCore import QTimer
 
-        self.window = load("qt_upload").Window(url, file)
+        self.window = load_example("qt_upload").Window(url, file)
         self.then = then
         self.moves: list[int] = []
         self.threads: set[int] = set()

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from clientrequest import AbortedError
-from tests.gui.programs import load, run
+from tests.gui.programs import run
 from tests.support import LIMIT, Conn, Gate, Peer, refused_port
+from tests.support.modules import load_example
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("tk")]
 
-load("server")
-tk_download = load("tk_download")
+load_example("server")
+tk_download = load_example("tk_download")
 
 HALF = bytes(range(256)) * 4096
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * len(HALF))

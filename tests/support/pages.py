@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib.util
 import io
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, Optional
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-EXAMPLES = ROOT / "examples"
+from .modules import ROOT
+
 SERVER = "127.0.0.1:8000"  # where the pages have the server of the examples
 PROXY = "127.0.0.1:8080"  # and its proxy
 LIMIT = 30  # seconds for one program
@@ -48,20 +46,6 @@ def find_programs(text: str, page: str) -> list[Program]:
     return [
         Program(page, text[: match.start()].count("\n") + 1, match[1], match[2]) for match in _PROGRAM.finditer(text)
     ]
-
-
-def load_example(name: str) -> ModuleType:
-    """A program of ``examples/`` as a module."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with contextlib.ExitStack() as stack:
-        if name != "server":  # the others say "from server import ..."
-            stack.callback(sys.modules.pop, "server", None)
-            sys.modules["server"] = load_example("server")
-        spec.loader.exec_module(module)
-    return module
 
 
 def run_alone(program: Program, places: Mapping[str, str]) -> None:

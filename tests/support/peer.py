@@ -996,6 +996,18 @@ _AFTER_EARLY_ANSWER: dict[str, tuple[Handler, ...]] = {
 }
 
 
+def late_reader(gate: Gate, answer: bytes) -> Handler:
+    """A server that reads the body of one request once the gate is open, and sends `answer` then."""
+
+    def serve(conn: Conn) -> None:
+        request = conn.read_request(body=False)
+        gate.wait()
+        conn.read_body(request)
+        conn.send(answer)
+
+    return serve
+
+
 def early_answer(kind: str, *, status: int = 413, body: bytes = b"too much\n", after: int = 0) -> Handler:
     """A handler that answers before the request's body has come, and then behaves as `kind` says.
 
