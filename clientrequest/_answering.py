@@ -271,7 +271,8 @@ class Answer:
         if self._chunked:
             table.set("Transfer-Encoding", "chunked")
         elif not framed and status not in (204, 304):
-            table.set("Content-Length", len(self._body))  # type: ignore[arg-type]
+            assert isinstance(self._body, bytes)  # else it goes in chunks
+            table.set("Content-Length", len(self._body))
         self._closes = "close" in (table.line("connection") or "").lower()
         self.status: int = status
         lines = "".join(f"{name}: {line}\r\n" for name, line in table.pairs())

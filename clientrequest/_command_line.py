@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn, Optional, Union
 from urllib.parse import quote
 
 from ._options import HeaderTable, Pairs, Timeout, check_framing_header, parse_options
+from ._values import FORM, JSON
 from ._version import __version__
 
 NAME = "clientrequest"
@@ -389,10 +390,10 @@ def _body_and_headers(given: argparse.Namespace) -> tuple[Optional[bytes], Pairs
     usual: Pairs = []
     if given.json is not None:
         data = _checked_json(given.json)
-        usual = [("Content-Type", "application/json"), ("Accept", "application/json")]
+        usual = [("Content-Type", JSON), ("Accept", JSON)]
     elif given.data is not None:
         data = _typed("&".join(given.data))
-        usual = [("Content-Type", "application/x-www-form-urlencoded")]
+        usual = [("Content-Type", FORM)]
     elif given.user is not None and (given.upload is not None or any(part.path for part in given.form)):
         usual = [("Expect", "100-continue")]  # so that the server can ask for the login before the body is on its way
     for name in ("Content-Type", "Content-Length"):
