@@ -86,6 +86,11 @@ clean:
 	find benchmarks clientrequest docs examples fuzz tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # An environment is made anew when setup.cfg changes; the stamp is the last step, so a broken one never counts.
+# setuptools warns of what is meant to be so: this folder is what is imported.
+STAMPS := $(VENV)/.test $(VENV)/.servers $(VENV)/.dev $(PLACES_VENV)/.places $(GUI_VENV)/.gui $(DEMO_VENV)/.demo \
+    $(DOCS_VENV)/.docs $(BENCH_VENV)/.bench
+$(STAMPS): export PYTHONWARNINGS = ignore:Editable installation
+
 $(VENV)/.test: setup.cfg
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python $(PIP_INSTALL) --upgrade pip
