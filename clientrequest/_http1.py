@@ -6,6 +6,7 @@ Strict on what comes in (RFC 9112): whatever could let a damaged response pass f
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Optional, Union
@@ -15,14 +16,14 @@ from ._errors import ProtocolError, TransferError
 MAX_HEAD = 256 * 1024  # bytes of one response head, and of one trailer section
 MAX_FIELDS = 1000  # header lines in one head
 MAX_INTERIM = 32  # 1xx heads before the response
+SHORT_LINE = 80  # characters of a header line that may be remembered
 MAX_CHUNK_LINE = 4096  # bytes of a chunk-size line, extensions included
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
-# Each line gives one match or none, so that counting them proves the whole block, in linear time.
-_FIELD_LINE = rf"({TOKEN}):([\t\x20-\x7e\x80-\xff]*)\r?\n"
-_FIELD = re.compile("^" + _FIELD_LINE, re.MULTILINE)
-_GOOD_FIELDS = re.compile(f"(?:{_FIELD_LINE})*")
+_STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r?")
+_FIELD_LINE = rf"({TOKEN}):([\t\x20-\x7e\x80-\xff]*)\r?"
+_FIELD = re.compile(_FIELD_LINE)
+_GOOD_FIELDS = re.compile(rf"(?:{_FIELD_LINE}\n)*")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _DIGITS = re.compile(r"[0-9]{1,19}")
@@ -131,24 +132,45 @@ def _refuse_other_protocols(start: bytes) -> None:
 
 def parse_head(block: bytes) -> ResponseHead:
     """Parse a head without its blank line; every line ends with LF or CRLF (RFC 9112, 2.2)."""
-    text = block.decode("latin-1")
-    status_line, _, fields = text.partition("\n")
-    match = _STATUS_LINE.fullmatch(status_line[:-1] if status_line.endswith("\r") else status_line)
+    status_line, _, fields = block.decode("latin-1").partition("\n")
+    parse = _remembered_status_line if len(status_line) <= SHORT_LINE else _parse_status_line
+    version, status, reason = parse(status_line)
+    return ResponseHead(version, status, reason, parse_fields(fields))
+
+
+def _parse_status_line(line: str) -> tuple[tuple[int, int], int, str]:
+    match = _STATUS_LINE.fullmatch(line)
     if match is None:
-        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"bad status line {status_line[:16]!r}")
+        raise ProtocolError("ERR_INVALID_HTTP_RESPONSE", f"bad status line {line[:16]!r}")
     minor, status, reason = match.groups()
-    return ResponseHead((1, int(minor)), int(status), reason or "", parse_fields(fields))
+    return (1, int(minor)), int(status), reason or ""
+
+
+_remembered_status_line = functools.lru_cache(maxsize=64)(_parse_status_line)
 
 
 def parse_fields(text: str) -> Headers:
     """Parse header or trailer lines. A folded line (obs-fold) is an error, as is one without a colon."""
-    count = text.count("\n")
-    if count > MAX_FIELDS:
+    lines = text.split("\n")
+    rest = lines.pop()
+    if len(lines) > MAX_FIELDS:
         raise ProtocolError("ERR_RESPONSE_HEADERS_TOO_BIG", f"more than {MAX_FIELDS} header lines")
-    found = _FIELD.findall(text)
-    if len(found) != count or (text and text[-1] != "\n"):
+    fields = [_remembered_line(line) if len(line) <= SHORT_LINE else _parse_line(line) for line in lines]
+    if rest or None in fields:
         raise _bad_field(text)
-    return [(name, value.strip("\t ")) for name, value in found]
+    return fields  # type: ignore[return-value]
+
+
+def _parse_line(line: str) -> Optional[tuple[str, str]]:
+    match = _FIELD.fullmatch(line)
+    if match is None:
+        return None
+    name, value = match.groups()
+    return name, value.strip("\t ")
+
+
+# A server says much the same in every response, up to the second of its date.
+_remembered_line = functools.lru_cache(maxsize=256)(_parse_line)
 
 
 def _bad_field(text: str) -> ProtocolError:

@@ -162,6 +162,12 @@ _WITHOUT_COOKIES, _WITH_COOKIES = Credentials(), Credentials(session_cookies=Tru
 
 def parse_options(options: object, overrides: Mapping[str, object]) -> Options:
     """Check what was given to ``ClientRequest``. Raises ``TypeError`` or ``ValueError`` naming the option."""
+    if type(options) is str and not overrides and "@" not in options:
+        return _parse_plain_options(options)
+    return _parse_all(options, overrides)
+
+
+def _parse_all(options: object, overrides: Mapping[str, object]) -> Options:
     given = _collect(options, overrides)
     target = _target(given)
     for name, value in given.items():
@@ -171,6 +177,12 @@ def parse_options(options: object, overrides: Mapping[str, object]) -> Options:
     if given.get("credentials") == "same-origin":
         _check_origin(given["origin"])
     return Options(**{**_DEFAULTS, **given, "target": target})
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_plain_options(url: str) -> Options:
+    """``parse_options`` for a URL alone, without a password: programs ask for the same ones again and again."""
+    return _parse_all(url, {})
 
 
 def _check_origin(origin: str) -> None:
@@ -459,7 +471,7 @@ def encode_path(path: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _parse_plain_url(url: str) -> Target:
-    """``parse_url`` for those without a password, remembered: programs ask for the same ones again and again."""
+    """``parse_url`` for those without a password, remembered as by ``_parse_plain_options``."""
     return parse_url(url)
 
 

@@ -36,6 +36,8 @@ from ._values import Data, Pairs, encode_body, urlencoded
 # Without a body these say nothing about one, even where chunks were asked for.
 _NEVER_EMPTY_CHUNKS = frozenset({"GET", "HEAD", "DELETE"})
 
+_NOT_GIVEN = object()
+
 Chunk = Any  # bytes, str, or any object with the buffer interface
 Callback = Callable[..., object]
 
@@ -86,8 +88,9 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         callback: Optional[Callable[[IncomingMessage], object]] = None,
         **overrides: Any,
     ) -> None:
+        session = overrides.pop("session", _NOT_GIVEN)  # so that what is left can be known from another request
         parsed = parse_options(options, overrides)
-        session = _session_of(parsed.session, parsed.partition)
+        session = _session_of(parsed.session if session is _NOT_GIVEN else session, parsed.partition)
         session._check_open()
         self._options = parsed
         self._session = session
