@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
 from typing import Callable, Optional
 
 # The longest a wait lasts before it looks at its condition again, in seconds. A lock wait on Windows cannot
@@ -27,7 +26,7 @@ class Gate:
     __slots__ = ("_waiters",)
 
     def __init__(self) -> None:
-        self._waiters: deque[threading.Lock] = deque()
+        self._waiters: list[threading.Lock] = []
 
     def wait_for(self, condition: Callable[[], bool], timeout: Optional[float] = None) -> bool:
         """Wait until ``condition()`` is true; give its last value once ``timeout`` seconds are over."""

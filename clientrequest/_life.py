@@ -14,7 +14,6 @@ import threading
 import time
 import warnings
 import weakref
-from collections import deque
 from concurrent.futures import InvalidStateError as AlreadyDone
 from types import TracebackType
 from typing import Any, Callable, Optional, Protocol
@@ -113,7 +112,7 @@ class Life:
         self._weak_owner = weakref.ref(owner)
         self._pid = os.getpid()
         self._fate: dict[str, ClientRequestError] = {}
-        self._exposed: deque[KillHandle] = deque()
+        self._exposed: list[KillHandle] = []
         outbox.wake = self.wake
 
     # --- who holds it ---

@@ -380,8 +380,8 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             with self._lock:
                 self._check_may_write("end")
                 self._begin()
-                self._open()
                 if data is not None:
+                    self._open()
                     try:
                         outbox.put(data)
                     except ProtocolError:

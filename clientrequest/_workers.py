@@ -39,6 +39,7 @@ class Waiter:
         self._has_poll = hasattr(select, "poll")
         self._poller: Any = None
         self._own = -1  # its own descriptor, once there is a poller
+        self._watched = (-1, 0)  # what else the poller was told of, and what of it
 
     def wake(self) -> None:
         # Full: a wake-up is under way already; closed: there is nobody to wake.
@@ -68,12 +69,9 @@ class Waiter:
             descriptor = sock.fileno()
             if descriptor < 0:
                 raise OSError("the socket is closed")
-            poller.register(descriptor, _MASKS[events])
-        try:
-            found = poller.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999)))
-        finally:
-            if events:
-                poller.unregister(descriptor)
+        if self._watched != (descriptor, events):
+            self._watch(descriptor, events)
+        found = poller.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999)))
         if events == READ and found == [(descriptor, POLLIN)]:  # nearly always
             return READ, False
         ready, woken = 0, False
@@ -86,6 +84,14 @@ class Waiter:
             if mask & ~POLLIN:
                 ready |= WRITE
         return ready & events or (events if ready else 0), woken
+
+    def _watch(self, descriptor: int, events: int) -> None:
+        before = self._watched[0]
+        if before >= 0 and before != descriptor:
+            self._poller.unregister(before)  # it may be closed by now, and its number another's
+        if events:
+            self._poller.register(descriptor, _MASKS[events])
+        self._watched = (descriptor, events)
 
     def _select(self, sock: Any, events: int, timeout: Optional[float]) -> tuple[int, bool]:
         # Windows has no poll; there a failed connect shows in the third list only.
