@@ -380,7 +380,9 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
             with self._lock:
                 self._check_may_write("end")
                 self._begin()
-                if data is not None:
+                if data is None:
+                    self._exchange.raise_failure()
+                else:
                     self._open()
                     try:
                         outbox.put(data)

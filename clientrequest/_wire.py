@@ -169,18 +169,27 @@ class _IdleConnections:
 
     def __init__(self, maxsize: int = 0) -> None:
         self._connections: deque[Any] = deque()
-        self._closed = False
+        self.closed = False
 
-    def get(self, block: bool = True, timeout: Optional[float] = None) -> Any:
-        while True:
+    def take(self) -> Any:
+        """The connection used last that can be used again, ``None`` if there is none. Those that cannot are closed."""
+        while self._connections:
             try:
                 connection = self._connections.pop()
-            except IndexError:
-                raise queue.Empty from None
-            stale = time.monotonic() - connection.idle_since > connection.idle_limit
-            if connection.born == os.getpid() and not stale:
+            except IndexError:  # another thread was faster
+                break
+            fresh = time.monotonic() - connection.idle_since <= connection.idle_limit
+            if fresh and connection.born == os.getpid() and connection.is_connected:
                 return connection
             connection.close()
+        return None
+
+    def get(self, block: bool = True, timeout: Optional[float] = None) -> Any:
+        """For urllib3, which empties the queue of a pool that it closes."""
+        try:
+            return self._connections.pop()
+        except IndexError:
+            raise queue.Empty from None
 
     def put(self, connection: Any, block: bool = True, timeout: Optional[float] = None) -> None:
         if connection is None:  # urllib3 fills a queue with these
@@ -190,12 +199,12 @@ class _IdleConnections:
         if len(self._connections) > MOST_IDLE:
             with contextlib.suppress(IndexError):
                 self._connections.popleft().close()
-        if self._closed:  # asked last: it came while the pool was being emptied
+        if self.closed:  # asked last: it came while the pool was being emptied
             self.close()
 
     def close(self) -> None:
         """Close what is idle, and what is put back from now on."""
-        self._closed = True
+        self.closed = True
         with contextlib.suppress(IndexError):
             while True:
                 self._connections.popleft().close()
@@ -283,7 +292,7 @@ def _take(tokens: deque[bool]) -> bool:
 class _Way:
     """How an origin is reached: the pool of its connections, and through what."""
 
-    __slots__ = ("forwards", "opener", "pool", "proxy", "tunnels", "turns")
+    __slots__ = ("forwards", "idle", "opener", "pool", "proxy", "tunnels", "turns")
 
     def __init__(
         self,
@@ -295,6 +304,7 @@ class _Way:
     ) -> None:
         over_http = proxy is not None and not proxy.is_socks
         self.pool: HTTPConnectionPool = pool
+        self.idle: Any = pool.pool  # an ``_IdleConnections``
         self.proxy: Optional[Proxy] = proxy
         self.opener: Opener = opener
         self.forwards: bool = over_http and scheme == "http"  # the proxy reads the requests, and passes them on
@@ -303,9 +313,7 @@ class _Way:
 
     def close_idle(self) -> None:
         """Close its idle connections, and those that come back later."""
-        idle: Any = self.pool.pool
-        if idle is not None:
-            idle.close()
+        self.idle.close()
 
     def leave(self) -> None:
         """A connection is in use no more."""
@@ -386,19 +394,15 @@ class Pools:
             raise
 
     def _connect(self, way: _Way, target: Target, scope: Scope, fresh: bool, private: bool) -> Wire:
-        while True:
-            try:
-                connection: Any = way.pool._new_conn() if fresh else way.pool._get_conn()
-                break
-            except urllib3_errors.ClosedPoolError:  # ``clear`` was faster; it has forgotten this one
-                way = self._way(target, private)
-        if not connection.is_closed:
+        connection: Any = None if fresh else way.idle.take()
+        if connection is not None:
             try:
                 scope.expose(connection.kill_handle)
             except BaseException:
                 connection.close()
                 raise
             return Wire(way, connection, scope, reused=True)
+        connection = way.pool._new_conn()
         ident = threading.get_ident()
         scopes[ident] = scope
         try:
@@ -488,8 +492,8 @@ class Pools:
 
     def idle(self) -> list[Any]:
         """The idle connections; for tests and ``repr``."""
-        pools = {way.pool.pool for way in list(self._found.values())}
-        return [one for idle in pools if idle is not None for one in idle._connections]  # type: ignore[attr-defined]
+        queues = {way.idle for way in list(self._found.values())}
+        return [one for idle in queues for one in idle._connections]
 
     def clear(self) -> None:
         """Close the idle connections, and look at the environment's proxies again."""
@@ -693,10 +697,7 @@ class Wire:
         if self.sock.gettimeout() != 0.0:
             self.sock.setblocking(False)
         connection.idle_limit = IDLE_LIMIT if idle_limit is None else idle_limit
-        try:
-            self._way.pool._put_conn(connection)
-        except urllib3_errors.ClosedPoolError:
-            connection.close()  # the session was closed meanwhile
+        self._way.idle.put(connection)
         self._way.leave()
 
     def discard(self) -> None:

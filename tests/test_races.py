@@ -456,8 +456,8 @@ def test_session_closed_while_requests_start(runners: Runners, peer: Peer) -> No
 def test_connection_that_is_put_back_while_its_session_closes_is_closed(session: Session, peer: Peer) -> None:
     assert session.request(peer.url()).end().wait(LIMIT)
     (way,) = session._pools._found.values()
-    idle = way.pool.pool
-    connection = idle.get()
+    idle = way.idle
+    connection = idle.take()
     session.close()
     idle.put(connection)
     assert connection.is_closed
