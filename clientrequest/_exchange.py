@@ -24,7 +24,7 @@ from ._events import observe
 from ._http1 import ResponseHead, keeps_alive
 from ._incoming import READ_AHEAD, Incoming
 from ._life import SUCCESS, Life, Owner, dropped
-from ._lifecycle import Phase
+from ._lifecycle import CLOSED, CONNECTING, READING
 from ._login import Asker, LoginDesk, Question
 from ._mapping import map_error, raise_mapped
 from ._options import Options, Timeout
@@ -269,9 +269,11 @@ class Exchange(Life):
             raise_mapped(error, hop.target.authority)
 
     def _try_hop(self, hop: Hop, fresh: bool) -> tuple[RoundTrip, ResponseHead]:
-        self.move(Phase.CONNECTING)
+        self.move(CONNECTING)
         self.target = hop.target
-        self._begin_attempt(hop)
+        self._sent += 1
+        if attempt_started.receivers:
+            self._begin_attempt(hop)
         self.connect_deadline = self.until(self.timeout.connect)
         if self._wire is None:  # else it was kept for a login that goes with it
             private = not self._credentials.allow_login(hop.target)
@@ -285,12 +287,10 @@ class Exchange(Life):
         return trip, head
 
     def _begin_attempt(self, hop: Hop) -> None:
-        self._sent += 1
-        if attempt_started.receivers:
-            attempt = Attempt(hop.method, hop.target, hop.headers.line("host"), self._sent - 1)
-            # In a copy of the context: with a dispatcher another thread may be in the context itself.
-            self.strand.context.copy().run(observe, attempt_started, attempt)
-            self._attempt = attempt
+        attempt = Attempt(hop.method, hop.target, hop.headers.line("host"), self._sent - 1)
+        # In a copy of the context: with a dispatcher another thread may be in the context itself.
+        self.strand.context.copy().run(observe, attempt_started, attempt)
+        self._attempt = attempt
 
     def _end_attempt(self, error: Optional[ClientRequestError] = None, whole: bool = False) -> None:
         attempt, self._attempt = self._attempt, None
@@ -523,7 +523,7 @@ class Exchange(Life):
             # An early answer: nobody wants the rest of the body (RFC 9112, 9.6).
             self._drop_body()
         incoming = self._receive(hop, trip, head, self._options.decode)
-        self.move(Phase.READING)
+        self.move(READING)
         if not trip.body_sent:
             trip.report_upload(last=True)
         self.outbox.forget_replay()
@@ -588,13 +588,16 @@ class Exchange(Life):
 
     def _close(self) -> None:
         """Let go of everything and send the last events. Once, whatever happened before."""
-        self.phase = Phase.CLOSED
+        self.phase = CLOSED
         self._drop_wire()
-        if self.incoming is not None and self.incoming.wire.held:
-            self.incoming.close_wire()
-        self.cover()
+        incoming = self.incoming
+        if incoming is not None and incoming.wire.held:
+            incoming.close_wire()
+        if self._exposed:
+            self.cover()
         failure = self.failure
-        self._end_attempt(failure, whole=self.incoming is not None and self.incoming.complete)
+        if self._attempt is not None:
+            self._end_attempt(failure, whole=incoming is not None and incoming.complete)
         if self.outbox.receipts:
             self.refuse_receipts()
         self.outbox.close()

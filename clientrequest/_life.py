@@ -321,7 +321,8 @@ class Life:
         waiter = self._waiter
         assert waiter is not None
         while True:
-            self.check()
+            if self._fate:
+                raise self._fate["cause"]
             timeout = self._time_left(until, code, what)
             if timeout is not None and timeout <= 0:
                 return 0
@@ -329,8 +330,9 @@ class Life:
                 self._check_program()
                 timeout = EXIT_PERIOD if timeout is None else min(timeout, EXIT_PERIOD)
             ready = waiter.wait(sock, events, timeout)
+            if self._fate:
+                raise self._fate["cause"]
             if ready:
-                self.check()
                 return ready
             if crew.closing:
                 return WOKEN

@@ -26,6 +26,9 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+# To be asked for one by its class takes several times as long.
+CONNECTING, SENDING, WAITING, READING, CLOSED = list(Phase)[1:]
+
 #: From which phase the exchange may come into which.
 MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.NEW: frozenset({Phase.CONNECTING, Phase.CLOSED}),

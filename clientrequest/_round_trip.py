@@ -23,7 +23,7 @@ from ._http1 import (
 )
 from ._incoming import PROGRESS_PERIOD
 from ._life import Life
-from ._lifecycle import Phase
+from ._lifecycle import SENDING, WAITING
 from ._mapping import is_tls_error
 from ._options import HeaderTable, Target
 from ._wire import Wire
@@ -72,7 +72,7 @@ class RoundTrip:
     def run(self) -> ResponseHead:
         """Send the request and give back the final head. Raises what went wrong, the system's errors unmapped."""
         life = self._life
-        life.move(Phase.SENDING)
+        life.move(SENDING)
         life.step("send")
         try:
             self._send_request(self._hop)
@@ -316,7 +316,7 @@ class RoundTrip:
         """The final head, which may be here already."""
         final = self._final
         if final is None or self.body_sent:
-            self._life.move(Phase.WAITING)
+            self._life.move(WAITING)
         if final is None:
             self._life.step("await-head")
             until = self._life.until(self._life.timeout.read)

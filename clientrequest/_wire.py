@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import queue
+import select
 import socket
 import ssl
 import sys
@@ -100,6 +101,9 @@ class _ConnectionMixin:
     kill_handle: Optional[KillHandle] = None
     idle_since = 0.0
     idle_limit = IDLE_LIMIT
+    secured = False  # by TLS
+    gathers = False  # sends several buffers at once
+    idle_poller: Any = None  # asks whether anything has come
 
     def _new_conn(self) -> socket.socket:
         scope = scopes[threading.get_ident()]
@@ -134,6 +138,8 @@ class _ConnectionMixin:
     @property
     def is_connected(self) -> bool:
         """Whether an idle connection can be used: not closed by the server, and nothing unexpected came."""
+        if self.idle_poller is not None:
+            return not self.idle_poller.poll(0)
         try:
             # The base method looks at the raw bytes of a TLS connection too, where any at all mean trouble.
             socket.socket.recv(getattr(self.sock, "socket", self.sock), 1, socket.MSG_PEEK)
@@ -142,6 +148,16 @@ class _ConnectionMixin:
         except (OSError, TypeError):
             pass
         return False
+
+    def know_socket(self) -> None:
+        """Find out what the socket can do, once it is connected."""
+        self.secured = isinstance(self.sock, (ssl.SSLSocket, NestedTLS))
+        if self.secured:
+            self.sock.suppress_ragged_eofs = False
+        self.gathers = not self.secured and hasattr(self.sock, "sendmsg")
+        if hasattr(select, "poll"):
+            self.idle_poller = select.poll()
+            self.idle_poller.register(self.sock.fileno(), select.POLLIN)
 
 
 class _HTTPConnection(_ConnectionMixin, HTTPConnection):
@@ -333,6 +349,7 @@ class _Way:
             connection.sock = NestedTLS(connection.sock)
         refuse_http2(connection.sock)
         connection.sock.setblocking(False)
+        connection.know_socket()
 
     def map_error(self, error: BaseException, target: Target, connection: Any) -> ClientRequestError:
         """What an error while connecting means, and to whom."""
@@ -433,7 +450,7 @@ class Pools:
     def _way(self, target: Target, private: bool) -> _Way:
         if self._pid != os.getpid():
             self.after_fork()
-        way = self._found.get((target.origin, private))
+        way = self._found.get((target[:3], private))  # its origin, without a call
         return self._find_way(target, private) if way is None else way
 
     def _find_way(self, target: Target, private: bool) -> _Way:
@@ -579,10 +596,8 @@ class Wire:
         self._scope: Optional[Scope] = scope
         self.sock: Any = connection.sock
         self.reused = reused
-        self.tls: bool = isinstance(self.sock, (ssl.SSLSocket, NestedTLS))
-        if self.tls:
-            self.sock.suppress_ragged_eofs = False
-        self._gathers = not self.tls and hasattr(self.sock, "sendmsg")
+        self.tls: bool = connection.secured
+        self._gathers: bool = connection.gathers
 
     def send(self, buffers: Sequence[Bytes]) -> int:
         """Give the socket what it takes at once; 0 if that is nothing, ``want`` then says what to wait for."""
