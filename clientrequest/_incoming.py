@@ -143,9 +143,9 @@ class Incoming:
 
         On the worker, before it leaves: what is asked for later is refused, or nothing would ever come of it.
         """
-        if self.face is None and self._face.setdefault("chosen", FILE) is FILE:
+        if not self._face and self._face.setdefault("chosen", FILE) is FILE:
             self.settled = True
-        return self.face is FILE
+        return self._face["chosen"] is FILE
 
     @staticmethod
     def refuse_events(what: str) -> None:
@@ -203,7 +203,7 @@ class Incoming:
 
     def _count(self, count: int) -> None:
         self.received += count
-        if self._face.get("chosen") is FILE and self.emitter.has("download-progress"):
+        if self._face and self._face["chosen"] is FILE and self.emitter.has("download-progress"):
             now = time.monotonic()
             if now - self._progress_told >= PROGRESS_PERIOD:
                 self._progress_told = now

@@ -205,7 +205,7 @@ class Life:
     def wait_head(self, timeout: Optional[float]) -> Optional[Incoming]:
         """The response, or ``None`` when time is over. Raises what the request died of before there was one."""
         self.taken = True
-        if not self.news.wait_for(lambda: self.incoming is not None or self.over, timeout):
+        if not self.news.wait_for(lambda: self.incoming is not None or bool(self._fate), timeout):
             return None
         if self.incoming is None or isinstance(self.failure, AbortedError):
             self.raise_failure()
@@ -249,6 +249,8 @@ class Life:
 
     def _tell_future(self) -> None:
         """``settle`` on the worker, which nothing may end."""
+        if self._future is None:
+            return
         try:
             self.settle()
         except BaseException as error:  # SystemExit, of a callback; others the future has logged itself

@@ -317,17 +317,17 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         self._begun = True
 
     def _start(self) -> None:
-        outbox = self._outbox
+        outbox, method = self._outbox, self._options.method
         if outbox.mode is LENGTH:
             sends_body = True
         elif outbox.mode is CHUNKED:
-            sends_body = outbox.written or not outbox.ended or self.method not in _NEVER_EMPTY_CHUNKS
+            sends_body = outbox.written or not outbox.ended or method not in _NEVER_EMPTY_CHUNKS
         else:
-            sends_body = outbox.written or self.method not in BODILESS
+            sends_body = outbox.written or method not in BODILESS
         headers = self._headers
         if not sends_body:
             headers.discard("transfer-encoding")
-        self._exchange.start(Hop(self.method, self._options.target, headers, sends_body))
+        self._exchange.start(Hop(method, self._options.target, headers, sends_body))
         if self._session._closed:  # asked after it was entered there: either ``close()`` finds it, or this does
             self._exchange.die(AbortedError("ERR_ABORTED", "the session was closed"))
 
