@@ -20,9 +20,7 @@ _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 # What may stand in a path and query as it is (RFC 3986, 3.3 and 3.4), beside "%" of an encoded octet; the
 # characters [ ] | are not in that list but servers want them unchanged, as browsers send them.
 _PATH_SAFE = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%\[\]|]*")
-# Lone surrogates among them: there are no bytes for these.
-_CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=%]+")
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -350,7 +348,7 @@ def parse_url(value: object) -> Target:
         value = value.geturl() if isinstance(value, (ParseResult, SplitResult)) else str(value)
     if not isinstance(value, str):
         raise _wrong_type("url", value, "a str or a parsed URL")
-    if _CONTROL.search(value):
+    if has_control(value):
         raise ValueError("option 'url': control characters are not allowed")
     try:
         parts = urlsplit(value)
@@ -364,7 +362,7 @@ def parse_url(value: object) -> Target:
     if scheme not in DEFAULT_PORTS or not hostname:
         raise ValueError(f"option 'url': expected an absolute http or https URL, got {_shown(value)!r}")
     for secret in (parts.username, parts.password):
-        if secret is not None and _CONTROL.search(unquote(secret)):
+        if secret is not None and has_control(unquote(secret)):
             raise ValueError("option 'url': control characters are not allowed in user name and password")
     path = parts.path or "/"
     if parts.query or value.partition("#")[0].endswith("?"):
@@ -423,6 +421,18 @@ def _split_host(value: object, option: str) -> tuple[str, Optional[int]]:
     return host, _port(port, option) if port else None
 
 
+def has_control(text: str) -> bool:
+    """Whether there is a control character in the text, or a lone surrogate: there are no bytes for these."""
+    if _CONTROL.search(text):
+        return True
+    try:
+        # No matter for the pattern: a set of characters so far apart takes longer to compile than all the others here.
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def check_host(value: str, option: str) -> str:
     """A host name or address in the form that goes on the wire, without brackets, in lower case."""
     host = value[1:-1] if value.startswith("[") and value.endswith("]") else value
@@ -452,7 +462,7 @@ def _path(value: object) -> str:
         return "/"
     if not isinstance(value, str):
         raise _wrong_type("path", value, "a str")
-    if _CONTROL_OR_SPACE.search(value):
+    if " " in value or has_control(value):
         raise ValueError(f"option 'path': {_shown(value)!r} has spaces or control characters; percent-encode them")
     path = value.partition("#")[0]
     return encode_path(path if path.startswith("/") else "/" + path)

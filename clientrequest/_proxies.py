@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from typing import NamedTuple, Optional, Union
 from urllib.parse import unquote, urlsplit
 
-from ._options import Target, bracketed, check_host
+from ._options import Target, bracketed, check_host, has_control
 
 #: Schemes of proxies, and the port each has where its URL has none.
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 
 _KEYS = ("http", "https", "all", "no_proxy")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]{0,15}")
-_CONTROL_OR_SPACE = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 # urlsplit of older Pythons ignores what follows a bracket, and takes names in brackets.
 _BAD_BRACKETS = re.compile(r"\][^:]|\[[^:\]]*\]")
 _Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
@@ -284,7 +283,7 @@ def _parse_proxy(value: str, where: str) -> Proxy:
         shown = f"{scheme!r}" if _SCHEME.fullmatch(scheme) else "what is before '://'"
         raise ValueError(f"{where}: {shown} is not a scheme of a proxy; those are {', '.join(DEFAULT_PORTS)}")
     malformed = f"{where}: expected the URL of a proxy, like 'http://user:password@host:port'"
-    if _CONTROL_OR_SPACE.search(text):
+    if " " in text or has_control(text):
         raise ValueError(f"{malformed}, without spaces and control characters")
     try:
         parts = urlsplit(text)
