@@ -16,13 +16,13 @@ from . import signals
 from ._attempts import Attempt, attempt_started
 from ._auth import AuthCache
 from ._body import Outbox
-from ._cookies import Cookies
 from ._delivery import Delivery
 from ._dispatch import Dispatcher
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProxyError, RedirectError
 from ._events import observe
 from ._http1 import ResponseHead, keeps_alive
 from ._incoming import READ_AHEAD, Incoming
+from ._later import LateCookies
 from ._life import SUCCESS, Life, Owner, dropped
 from ._lifecycle import CLOSED, CONNECTING, READING
 from ._login import Asker, LoginDesk, Question
@@ -53,7 +53,7 @@ class Shared(NamedTuple):
     """
 
     pools: Pools
-    cookies: Cookies
+    cookies: LateCookies
     logins: AuthCache
     running: set[Exchange]
 
@@ -88,6 +88,8 @@ class Exchange(Life):
         self._shared = shared
         self._options = options
         self._credentials = options.grant()
+        if self._credentials.allow_cookies(options.target):
+            shared.cookies.get()  # what they need is imported here, and no worker has to stop for it
         # What only one thread may do, and only once: whoever takes the name out does it.
         self._due = {START, TELL, REFUSE}
 
@@ -407,7 +409,7 @@ class Exchange(Life):
             headers.update(self._attempt.headers)
         added: dict[str, Optional[str]] = {}
         if self._credentials.allow_cookies(target) and headers.line("cookie") is None:
-            added["Cookie"] = self._shared.cookies.header_for(target)
+            added["Cookie"] = self._shared.cookies.get().header_for(target)
         if not wire.forwards and headers.line("proxy-authorization") is not None:
             headers = headers.copy()
             headers.discard("proxy-authorization")
@@ -456,7 +458,7 @@ class Exchange(Life):
         lines = head.values("set-cookie")
         of_proxy = wire.forwards and head.status == 407
         if lines and not of_proxy and self._credentials.allow_cookies(hop.target):
-            self._shared.cookies.store(hop.target, lines)
+            self._shared.cookies.get().store(hop.target, lines)
         if self._desk is not None:
             for question in self._questions(hop, wire):
                 if head.status != question.asker.status:

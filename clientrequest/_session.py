@@ -6,16 +6,15 @@ import os
 import ssl
 import threading
 from collections.abc import Mapping
-from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from ._auth import AuthCache
-from ._cookies import Cookies, default_storage, partition_file
 from ._decoding import accept_encoding
 from ._dispatch import Dispatcher
 from ._errors import InvalidStateError
 from ._exchange import Exchange, Shared
+from ._later import LateCookies, LateModule
 from ._multipart import MultipartForm
 from ._options import HeaderTable, Timeout, parse_timeout
 from ._proxies import Proxies, parse_proxies
@@ -26,8 +25,13 @@ from ._version import __version__
 from ._wire import Pools
 
 if TYPE_CHECKING:
+    from http import cookiejar
+
+    from ._cookies import Cookies
     from ._request import ClientRequest
     from ._response import IncomingMessage
+else:
+    cookiejar = LateModule("http.cookiejar")
 
 
 StrPath = Union[str, "os.PathLike[str]"]
@@ -70,7 +74,7 @@ class Session:
         proxies: Optional[Mapping[str, Optional[str]]] = None,
         tls: Union[bool, str, os.PathLike[str], ssl.SSLContext] = True,
         client_cert: Union[str, os.PathLike[str], tuple[StrPath, StrPath], None] = None,
-        cookies: Optional[CookieJar] = None,
+        cookies: Optional[cookiejar.CookieJar] = None,
         headers: Optional[Mapping[str, Any]] = None,
         timeout: Union[float, Timeout, None] = None,
         dispatcher: Optional[Dispatcher] = None,
@@ -92,7 +96,7 @@ class Session:
         self._timeout = parse_timeout(timeout) or Timeout()
         self._dispatcher = dispatcher
         self._partition = partition
-        self._cookies = Cookies(cookies, _cookie_file(partition, storage))
+        self._cookies = LateCookies(_given_cookies(cookies, partition, storage))
         self._logins = AuthCache()
         self._pools = Pools(
             lambda: make_tls_context(secured, certificate),
@@ -146,9 +150,9 @@ class Session:
         return make_request(options, callback, dict(session=self, **overrides), params, data, json)
 
     @property
-    def cookies(self) -> CookieJar:
+    def cookies(self) -> cookiejar.CookieJar:
         """The jar itself: what is put into it by hand is sent, too."""
-        return self._cookies.jar
+        return self._cookies.get().jar
 
     @property
     def partition(self) -> Optional[str]:
@@ -157,7 +161,8 @@ class Session:
 
     def clear_cookies(self) -> None:
         """Forget all cookies, those in the file of a ``persist:`` partition too."""
-        self._cookies.clear()
+        if self._cookies.made is not None:
+            self._cookies.made.clear()
 
     def clear_auth_cache(self) -> None:
         """Forget all logins, and close the idle connections, some of which may be logged in."""
@@ -174,7 +179,8 @@ class Session:
         for exchange in tuple(self._running):
             exchange.abort()
         self._pools.close()
-        self._cookies.save()  # what was changed by hand
+        if self._cookies.made is not None:
+            self._cookies.made.save()  # what was changed by hand
 
     def __enter__(self) -> Session:
         return self
@@ -191,11 +197,24 @@ class Session:
             raise InvalidStateError("the session is closed")
 
 
-def _cookie_file(partition: Optional[str], storage: Union[str, os.PathLike[str], None]) -> Optional[Path]:
+def _given_cookies(
+    jar: Optional[cookiejar.CookieJar], partition: Optional[str], storage: Union[str, os.PathLike[str], None]
+) -> Optional[Cookies]:
+    """Those of a jar or in a file; ``None`` where there are none yet."""
     if storage is not None and not isinstance(storage, (str, os.PathLike)):
         raise TypeError(f"storage must be the path of a folder or None, not {type(storage).__name__}")
+    if jar is None and (partition is None or not partition.startswith(_PERSISTENT)):
+        return None
+    from ._cookies import Cookies
+
+    return Cookies(jar, _cookie_file(partition, storage))
+
+
+def _cookie_file(partition: Optional[str], storage: Union[str, os.PathLike[str], None]) -> Optional[Path]:
     if partition is None or not partition.startswith(_PERSISTENT):
         return None
+    from ._cookies import default_storage, partition_file
+
     if partition == _PERSISTENT:
         raise ValueError(f"partition: a name is missing behind {_PERSISTENT!r}")
     return partition_file(default_storage() if storage is None else Path(storage), partition[len(_PERSISTENT) :])
