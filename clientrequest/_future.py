@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import Future
+from concurrent.futures import InvalidStateError as AlreadyDone
 from typing import Any, Optional, Protocol
 
 
@@ -33,6 +35,16 @@ class ResponseFuture(Future[Any]):
         super().__init__()
         self._promiser = promiser
         self.add_done_callback(_abort_if_cancelled)  # the first of all: what users add may wait for the end
+
+    def fulfil(self, response: Any) -> None:
+        """It is the response, unless it is done: cancelled, or another thread was faster."""
+        with contextlib.suppress(AlreadyDone):
+            self.set_result(response)
+
+    def fail(self, error: BaseException) -> None:
+        """It is a failure, unless it is done."""
+        with contextlib.suppress(AlreadyDone):
+            self.set_exception(error)
 
     def result(self, timeout: Optional[float] = None) -> Any:
         """The response. Waits for it, at most ``timeout`` seconds.

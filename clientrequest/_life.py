@@ -14,9 +14,8 @@ import threading
 import time
 import warnings
 import weakref
-from concurrent.futures import InvalidStateError as AlreadyDone
 from types import TracebackType
-from typing import Any, Callable, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
 from ._body import Outbox, Receipt
 from ._connect import KillHandle
@@ -31,12 +30,14 @@ from ._errors import (
     TransferError,
 )
 from ._events import Emitter, observe
-from ._future import ResponseFuture
 from ._gates import Gate
 from ._incoming import Incoming
 from ._lifecycle import CLOSING_EVENTS, Phase
 from ._options import Target, Timeout
 from ._workers import READ, WOKEN, Waiter, crew, program_has_ended
+
+if TYPE_CHECKING:
+    from ._future import ResponseFuture
 
 # With no NullHandler: a failure that nobody heard of reaches stderr even where logging was never set up.
 log = logging.getLogger("clientrequest")
@@ -238,11 +239,9 @@ class Life:
         owner = self.current_owner()
         try:
             if incoming is not None and owner is not None and not isinstance(failure, AbortedError):
-                future.set_result(owner._response_for(incoming))
+                future.fulfil(owner._response_for(incoming))
             else:
-                future.set_exception(failure or dropped())
-        except AlreadyDone:
-            pass  # cancelled, or the other thread was faster
+                future.fail(failure or dropped())
         finally:
             if future.done():  # else Ctrl-C came in between, and it is still to be told
                 self._future = None  # no cycle: it holds the response now, which holds the request

@@ -11,7 +11,6 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
@@ -21,8 +20,8 @@ from ._errors import AbortedError, ClientRequestError, InvalidStateError, Protoc
 from ._events import Emitter, EventTarget
 from ._exchange import Exchange
 from ._file_part import FilePart, rest_of, size_of_rest
-from ._future import ResponseFuture
 from ._incoming import Incoming
+from ._later import LateModule
 from ._life import log
 from ._lifecycle import REQUEST_EVENTS
 from ._multipart import FileRest, MultipartForm
@@ -32,6 +31,13 @@ from ._round_trip import Hop
 from ._session import Session, default_session
 from ._sources import check_length, chunks_of, content_of, first_bytes, measured, to_bytes, wrong_length
 from ._values import Data, Pairs, encode_body, urlencoded
+
+if TYPE_CHECKING:
+    from concurrent import futures
+
+    from ._future import ResponseFuture
+else:
+    futures = LateModule("concurrent.futures")
 
 # Without a body these say nothing about one, even where chunks were asked for.
 _NEVER_EMPTY_CHUNKS = frozenset({"GET", "HEAD", "DELETE"})
@@ -763,7 +769,7 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         return self._response_for(incoming)
 
     @property
-    def future(self) -> Future[IncomingMessage]:
+    def future(self) -> futures.Future[IncomingMessage]:
         """The response as a ``concurrent.futures.Future``: for ``as_completed``, ``wait``, ``asyncio.wrap_future``.
 
         One for each request, made when it is first asked for, be it before the start or after the end. It gives, or
@@ -775,6 +781,8 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
         Raises:
             InvalidStateError: in a forked child, of a request of the parent.
         """
+        from ._future import ResponseFuture  # not before somebody wants one: few do
+
         exchange = self._exchange
         exchange.check_process()
         with self._lock:  # two who ask at once get the same one
