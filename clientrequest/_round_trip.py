@@ -217,9 +217,8 @@ class RoundTrip:
         """
         wire = self.wire
         mixed = self._outbox.has_files
-        pending: list[Any] = [buffer for buffer in buffers if buffer]
-        if not mixed:
-            pending = wire.fit(pending)
+        whole: list[Any] = [buffer for buffer in buffers if buffer]
+        pending: list[Any] = _fitted(wire, whole) if mixed else wire.fit(whole)
         self._outbox.started = self._outbox.started or size > 0
         sent = counted = 0
         until: Optional[float] = None
@@ -377,6 +376,19 @@ class RoundTrip:
                 raise  # an alert says more than the broken connection behind it
             return False
         return True
+
+
+def _fitted(wire: Wire, buffers: list[Buffer]) -> list[Any]:
+    """As ``Wire.fit``, where some of ``buffers`` are parts of files: what stands between two of them is fitted."""
+    fitted: list[Any] = []
+    run: list[Bytes] = []
+    for buffer in buffers:
+        if isinstance(buffer, FilePart):
+            fitted += [*wire.fit(run), buffer]
+            run = []
+        else:
+            run.append(buffer)
+    return fitted + wire.fit(run)
 
 
 def _unsent(buffers: list[Buffer], sent: int) -> list[Buffer]:

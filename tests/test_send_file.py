@@ -136,6 +136,27 @@ def test_corked_it_goes_out_with_the_rest(session: Session, file: IO[bytes]) -> 
         assert peer.wait_request().sha256 == digest(b"a" + CONTENT + b"z")
 
 
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+def test_between_more_writes_than_the_system_takes_at_once(
+    session: Session, serve: Serve, file: IO[bytes], framing: str
+) -> None:
+    """The buffers of one call are limited: to 1024 on Linux."""
+    peer = serve(echo_json)
+    before, behind = ([b"%d " % number for number in range(2000 + more)] for more in (0, 1))
+    whole = b"".join([*before, CONTENT, *behind])
+    framings: dict[str, dict[str, Any]] = {
+        "chunked": {"chunked_encoding": True},
+        "length": {"headers": {"Content-Length": len(whole)}},
+    }
+    request = post(session, peer, **framings[framing])
+    with request:
+        request.cork()
+        request.writelines(before)
+        request.send_file(file)
+        request.writelines(behind)
+    assert request.get_response().json()["sha256"] == digest(whole)
+
+
 def test_an_empty_file_is_a_body(session: Session, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with Peer(echo_json) as peer, (tmp_path / "empty").open("rb") as file:
