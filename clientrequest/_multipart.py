@@ -50,7 +50,8 @@ class MultipartForm:
 
     Args:
         fields: a mapping or pairs of names and values. A value with ``read`` is a file, see ``add_file``; of a list or
-            tuple each item is a value of that name; ``None`` is left out; anything else is for ``add_field``.
+            tuple each item is a value of that name; ``None`` is left out; anything else is for ``add_field``. A file
+            that is to have another name than its own needs ``add_file``, too.
         boundary: what parts the parts. By default a random one, which no content has. A content that has a boundary
             of yours is refused, when it is added or, if it is read later, when it is read.
 
@@ -68,8 +69,11 @@ class MultipartForm:
                 self._add_values(name, value)
 
     def _add_values(self, name: str, value: Any) -> None:
+        if isinstance(value, tuple) and len(value) > 1 and isinstance(value[0], str) and _is_file(value[1]):
+            how = f"add_file({name!r}, file, filename={value[0]!r})"
+            raise TypeError(f"field {name!r}: a tuple is several values of one name; to name a file use {how}")
         for item in each(value):
-            if callable(getattr(item, "read", None)):
+            if _is_file(item):
                 self.add_file(name, item)
             elif item is not None:
                 self.add_field(name, item)
@@ -95,8 +99,8 @@ class MultipartForm:
         """
         what = f"field {name!r}"
         _check_name("name", name, _CONTROL)
-        content = value if isinstance(value, (bytes, bytearray, memoryview)) else text_of(what, value)
-        data = _content(what, content)
+        is_text = not isinstance(value, (bytes, bytearray, memoryview))
+        data = _content(what, text_of(what, value, "a str, bytes, a number or a bool") if is_text else value)
         self._add(_Part(name, self._head(name, None, content_type, headers), data, len(data)))
         return self
 
@@ -269,7 +273,7 @@ class _Part:
         self.head = head
         self.source = source
         self.size = size
-        self._is_file = callable(getattr(source, "read", None))
+        self._is_file = _is_file(source)
         self._start = _position_of(source) if self._is_file else None
         self.is_once = self._start is None if self._is_file else isinstance(source, Iterator)
 
@@ -317,6 +321,12 @@ def _content(what: str, source: Any) -> Any:
         raise TypeError(f"{what}: {error}") from None
     except UnicodeEncodeError:
         raise ValueError(f"{what}: a lone surrogate cannot be sent") from None
+    except ValueError as error:  # of a file that is closed
+        raise ValueError(f"{what}: {error}") from None
+
+
+def _is_file(value: object) -> bool:
+    return callable(getattr(value, "read", None))
 
 
 def _checked_boundary(boundary: object) -> str:

@@ -49,7 +49,9 @@ def content_of(source: Any) -> Any:
     """A whole content, checked: ``bytes`` for text and buffers, a binary file or an iterable as it is.
 
     Raises:
-        TypeError: it is none of these, or a text file, or a file of which only a coroutine can read.
+        TypeError: it is none of these, or a text file, or one that is not open for reading, or a file of which only a
+            coroutine can read.
+        ValueError: the file is closed.
     """
     read = getattr(source, "read", None)
     if callable(read):
@@ -57,6 +59,9 @@ def content_of(source: Any) -> Any:
             raise TypeError(f"a file must be open in binary mode, not {type(source).__name__}")
         if inspect.iscoroutinefunction(read):
             raise TypeError(f"read() of a {type(source).__name__} is a coroutine function, which nobody would await")
+        readable = getattr(source, "readable", None)
+        if callable(readable) and not readable():
+            raise TypeError(f"a file must be open for reading, and this {type(source).__name__} is not")
         return source
     if isinstance(source, (str, bytes)):
         return to_bytes(source)

@@ -68,8 +68,8 @@ def each(value: Any) -> Iterable[Any]:
     return value if isinstance(value, (list, tuple)) else (value,)
 
 
-def text_of(what: str, value: object) -> str:
-    """One value as text. Raises ``TypeError`` for what is no ``str``, number or ``bool``."""
+def text_of(what: str, value: object, expected: str = "a str, a number or a bool") -> str:
+    """One value as text. Raises ``TypeError``, with ``expected`` in it, for what is no ``str``, number or ``bool``."""
     if isinstance(value, str):
         return str.__str__(value)  # of an enumeration its value
     if isinstance(value, bool):
@@ -78,7 +78,7 @@ def text_of(what: str, value: object) -> str:
         return int.__repr__(value)
     if isinstance(value, float):
         return float.__repr__(value)
-    raise TypeError(f"{what} must be a str, a number or a bool, not {type(value).__name__}")
+    raise TypeError(f"{what} must be {expected}, not {type(value).__name__}")
 
 
 def to_json(value: object) -> bytes:

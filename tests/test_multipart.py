@@ -484,6 +484,7 @@ def test_boundary_of_the_user_in_a_file_aborts(session: Session, tmp_path: Path)
         (lambda form: form.add_field("\ud800", "x"), ValueError, "lone surrogate"),
         (lambda form: form.add_field("a", "\ud800"), ValueError, "field 'a': a lone surrogate"),
         (lambda form: form.add_field("a", None), TypeError, "field 'a' must be a str, .* not NoneType"),
+        (lambda form: form.add_field("a", {"b": 1}), TypeError, "must be a str, bytes, a number or a bool, not dict"),
         (lambda form: form.add_field("a", ["x"]), TypeError, "field 'a' must be"),
         (lambda form: form.add_field("a", io.BytesIO()), TypeError, "field 'a' must be"),
         (lambda form: form.add_field("a", "x", content_type="a\r\nb"), ValueError, "header 'Content-Type'"),
@@ -521,8 +522,16 @@ def test_closed_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f").touch()
     with (tmp_path / "f").open("rb") as file:
         pass
-    with pytest.raises(ValueError, match="closed file"):
+    with pytest.raises(ValueError, match="file 'f': I/O operation on closed file"):
         MultipartForm().add_file("f", file)
+
+
+def test_file_that_is_only_for_writing_is_refused(tmp_path: Path) -> None:
+    form = MultipartForm()
+    with (tmp_path / "f").open("wb") as file, pytest.raises(TypeError, match=r"file 'f': .* open for reading"):
+        form.add_file("f", file)
+    with pytest.raises(TypeError, match=r"file 'f': .* open for reading"):
+        form.add_file("f", ClientRequest("http://h/"))
 
 
 @pytest.mark.parametrize("boundary", ["", "a" * 71, "a b", "a\r\nb", "a\x00", "ä", 'a"', "a;b"])
@@ -540,6 +549,14 @@ def test_bad_fields(fields: Any, error: type[Exception]) -> None:
         MultipartForm(fields)
     with pytest.raises(TypeError, match="boundary must be a str"):
         MultipartForm(boundary=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [io.BytesIO(b"1"), io.StringIO("1")])
+def test_file_with_its_name_as_requests_has_it_is_refused(content: Any) -> None:
+    """It would go out as a field, and a file of another name."""
+    for value in (("a.jpg", content), ("a.jpg", content, "image/jpeg")):
+        with pytest.raises(TypeError, match=r"field 'photo': .* add_file\('photo', file, filename='a.jpg'\)"):
+            MultipartForm({"title": "Harbour", "photo": value})
 
 
 def test_value_with_read_is_a_file() -> None:
