@@ -91,11 +91,19 @@ def _run(plan: Plan, screen: Screen) -> int:
     except LocalError as error:
         code, message = LOCAL, str(error)
     except ClientRequestError as error:
-        code, message = FAILED, f"{error.code}: {error.detail}" if error.detail else error.code
+        code, message = FAILED, _told(error)
     finally:
         screen.clear()
     screen.say(message)
     return code
+
+
+def _told(error: ClientRequestError) -> str:
+    """What is said of a failure; what the library says of this one names an option that no shell has."""
+    detail = error.detail
+    if error.code == "ERR_UPLOAD_STREAM_REWIND_NOT_SUPPORTED":
+        detail = f"the body has to be sent once more, and of a pipe {_KEPT >> 20} MiB are kept; use a file"
+    return f"{error.code}: {detail}" if detail else error.code
 
 
 class UsageError(Exception):

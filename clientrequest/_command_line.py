@@ -24,8 +24,8 @@ STANDARD = "-"  # in the place of a file: standard input, or standard output
 DONE, FAILED, USAGE, LOCAL, REFUSED = 0, 1, 2, 3, 22
 
 _DESCRIPTION = """\
-Make an HTTP request, and write the body of the answer to standard output as it arrives.
-A body is sent while it is read, be it from a pipe that never ends.
+Make an HTTP request, and write the body of the answer to standard output as
+it arrives. A body is sent while it is read, be it from a pipe that never ends.
 
   METHOD  such as PUT; unless you say otherwise GET, or POST if there is a body
   URL     http://... or https://...
@@ -36,14 +36,17 @@ examples:
   clientrequest -o data.zip https://example.com/data.zip
   tar cz photos | clientrequest -T - https://example.com/upload
   clientrequest PUT -T disk.img -u ada https://example.com/images/disk
-  clientrequest -F title=Harbour -F photo=@harbour.jpg https://example.com/photos
+  clientrequest -F title=Harbour -F photo=@a.jpg https://example.com/photos
   clientrequest --json '{"name": "ada"}' https://example.com/users
 
 standard input as the body, or as a file of a form:
-  Ctrl-C, and an error while it is read, abort the request: the server is never told that half
-  a body was all of it. But a pipe whose writer died looks like one whose writer is done. Where
-  that matters, use -T and say how much has to come (-H 'Content-Length: N'): anything shorter is
-  then an error, and no upload. Or have the shell look at the writer afterwards (set -o pipefail).
+  Ctrl-C, and an error while it is read, abort the request: the server is never
+  told that half a body was all of it. But a pipe whose writer died looks like
+  one whose writer is done. Where that matters, use -T and say how much has to
+  come (-H 'Content-Length: N'): anything shorter is then an error, and no
+  upload. Or have the shell look at the writer afterwards (set -o pipefail).
+  A redirect or a login may want the body once more. A file is read again then;
+  of a pipe the first 16 MiB are kept for that, and beyond them it is an error.
 
 exit codes:
   0    there was an answer, and all of it came
@@ -137,6 +140,15 @@ def parse_command_line(arguments: Sequence[str]) -> Plan:
         parser.error(re.sub(r"^option '(\w+)'", lambda match: _SPOKEN.get(match[1], match[1]), str(error)))
 
 
+# What is an option elsewhere, and is not here.
+_HINTS = {
+    "-X": "METHOD stands before URL",
+    "--request": "METHOD stands before URL",
+    "-L": "redirects are followed anyway",
+    "--location": "redirects are followed anyway",
+    "-k": "--cacert FILE says whom to trust",
+    "--insecure": "--cacert FILE says whom to trust",
+}
 _SPOKEN = {"url": "URL", "method": "METHOD", "headers": "-H", "timeout.total": "--max-time"}
 
 
@@ -145,7 +157,8 @@ def _misplaced(places: Sequence[str], unknown: Sequence[str]) -> str:
     # A short option may have a value right behind its letter.
     options += [text[:2] for text in unknown if re.match("-[^-]", text)]
     if options:
-        return f"unknown option {', '.join(options)}"
+        hints = [_HINTS[option] for option in options if option in _HINTS]
+        return "; ".join([f"unknown option {', '.join(options)}", *hints])
     count = len(places) + len(unknown)
     return "a URL is missing" if not count else f"expected [METHOD] URL, got {count} arguments; quote what has spaces"
 

@@ -25,7 +25,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 import pytest
 
 import clientrequest
-from clientrequest import Timeout
+from clientrequest import Timeout, _command
 from clientrequest._command import Stopped, Transfer, main
 from clientrequest._command_line import DONE, FAILED, LOCAL, REFUSED, USAGE, FormPart, Plan, parse_command_line
 from clientrequest._command_screen import Screen, make_screen, printable, progress_text
@@ -195,7 +195,10 @@ BAD_LINES: list[tuple[list[str], str]] = [
     (["--key", "key.pem", URL], "--key needs --cert"),
     (["-o", "", URL], "-o/--output: expected the path of a file"),
     (["-T", URL], "a URL is missing"),
-    (["--verb", URL], "unknown option --verb"),
+    (["--verb", URL], "unknown option --verb\n"),
+    (["-X", "PUT", URL], "unknown option -X; METHOD stands before URL\n"),
+    (["-Lk", URL], "unknown option -L; redirects are followed anyway\n"),
+    (["--insecure", URL], "unknown option --insecure; --cacert FILE says whom to trust\n"),
 ]
 
 
@@ -215,15 +218,16 @@ def test_mistake_is_named_and_no_secret_with_it(
 
 
 def test_help_is_fit_to_read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as caught:
         parse("--help")
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 80
     assert text.startswith("usage: clientrequest [OPTION ...] [METHOD] URL\n")
     assert "whose exit status cannot be seen from here" in re.sub(r"\s+", " ", text)
     codes = [int(code) for code in re.findall(r"^  (\d+)  ", text.partition("exit codes:")[2], re.M)]
+    assert f"the first {_command._KEPT >> 20} MiB are kept" in text
     assert codes == [DONE, FAILED, USAGE, LOCAL, REFUSED, 130, 141]
 
 
@@ -827,6 +831,81 @@ def test_user_answers_the_server_before_the_body_is_sent(command: Command, pipe:
         "response",
         "close",
     ]
+
+
+def moves_and_wants_login(conn: Conn) -> None:
+    """Takes all of the body, says 307, takes it again, says 401, takes it once more."""
+    while True:
+        request = conn.read_request(body=False)
+        if request.header("expect"):
+            conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        conn.read_body(request)
+        if request.target == "/":
+            conn.respond(307, {"Location": "/there"})
+        elif request.header("authorization") is None:
+            conn.respond(401, {"WWW-Authenticate": 'Basic realm="vault"'})
+        else:
+            conn.respond(200, body=b"welcome")
+
+
+@pytest.fixture
+def full_pipe(pipe: Any) -> Iterator[tuple[int, bytes]]:
+    """The reading end of a pipe with more in it than the library keeps unasked, and what it gives."""
+    reading, write = pipe
+    content = os.urandom(2_000_000)
+    writer = threading.Thread(target=lambda: (write(content), write()))
+    writer.start()
+    yield reading, content
+    writer.join(LIMIT)
+
+
+@pytest.mark.parametrize("login", [["-u", f"ada:{SECRET}"], []], ids=["user", "url"])
+@pytest.mark.parametrize("kind", ["file", "pipe", "form", "pipe in form", "data"])
+def test_body_is_sent_again_for_a_redirect_and_a_login(
+    command: Command, request: pytest.FixtureRequest, tmp_path: Path, kind: str, login: list[str]
+) -> None:
+    stdin, content = request.getfixturevalue("full_pipe") if "pipe" in kind else (None, os.urandom(3_000_000))
+    path = tmp_path / "body"
+    path.write_bytes(content)
+    bodies = {
+        "file": ["-T", str(path)],
+        "pipe": ["-T", "-"],
+        "form": ["-F", "a=1", "-F", f"file=@{path};type=a/b;filename=c"],
+        "pipe in form": ["-F", "a=1", "-F", "file=@-;type=a/b;filename=c"],
+        "data": ["-d", "a=1"],
+    }
+    with Peer(moves_and_wants_login) as peer:
+        url = peer.url() if login else peer.url().replace("//", f"//ada:{SECRET}@")
+        assert command(*login, *bodies[kind], url, stdin=stdin) == (DONE, b"welcome", "")
+        seen = list(peer.requests)
+    assert [(one.method, one.target, one.complete) for one in seen] == [
+        ("POST", "/", True),
+        ("POST", "/there", True),
+        ("POST", "/there", True),
+    ]
+    for one in seen:
+        if "form" in kind:
+            file = b'name="file"; filename="c"\r\nContent-Type: a/b\r\n\r\n' + content
+            assert one.body == form_of(one, b'name="a"\r\n\r\n1', file)
+        else:
+            assert one.body == (b"a=1" if kind == "data" else content)
+
+
+@OF_STANDARD_INPUT
+@pytest.mark.parametrize("target", ["/", "/there"])
+def test_more_of_a_pipe_than_is_kept_is_not_sent_again(
+    command: Command, monkeypatch: pytest.MonkeyPatch, full_pipe: Any, body: list[str], target: str
+) -> None:
+    """Nor half of it; what is said has to mean something in a shell."""
+    monkeypatch.setattr(_command, "_KEPT", 1024 * 1024)
+    with Peer(moves_and_wants_login) as peer:
+        done = command("-u", f"ada:{SECRET}", *body, peer.url(target), stdin=full_pipe[0])
+        assert len(peer.requests) == 1
+    assert (done.code, done.out) == (FAILED, b"")
+    assert done.err == (
+        "clientrequest: ERR_UPLOAD_STREAM_REWIND_NOT_SUPPORTED: the body has to be sent once more, and of a pipe 1 MiB "
+        "are kept; use a file\n"
+    )
 
 
 def test_user_that_is_wrong_is_not_asked_again(command: Command) -> None:
