@@ -127,9 +127,10 @@ class _RichScreen(Screen):
         if not self.shows_progress:
             return
         bars = self._bars or self._begin()
-        if direction not in self._tasks:
-            self._tasks[direction] = bars.add_task(direction, total=None)
-        bars.update(self._tasks[direction], completed=current, total=total or None)
+        if direction in self._tasks:
+            bars.update(self._tasks[direction], completed=current, total=total or None)
+        else:
+            self._tasks[direction] = bars.add_task(direction, completed=current, total=total or None)
 
     def _begin(self) -> Any:
         from rich import progress
