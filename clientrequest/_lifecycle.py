@@ -6,8 +6,8 @@ The phases of the exchange, each with the step names that it passes through on t
                         ▲            │          │
                         └─ next hop ─┴──────────┘          any ── end of the exchange ─▶ CLOSED
 
-The law of events (``ORDER``): which events may follow which, for the request and for its response. It is what the
-documentation draws and what the tests hold every recorded sequence against.
+The law of events (``REQUEST_ENDS``, ``RESPONSE_ENDS``): which of them may not come any more once another has come. It
+is what the documentation draws and what the tests hold every recorded sequence against.
 """
 
 from __future__ import annotations

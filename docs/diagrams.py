@@ -2,7 +2,7 @@
 
 ::
 
-    python docs/diagrams.py
+    .venv/bin/python docs/diagrams.py
 
 The site draws them anew whenever it is built; a test fails while a drawing is not that of the tables.
 """
