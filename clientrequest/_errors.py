@@ -97,7 +97,7 @@ class TLSError(ClientRequestError):
 
 
 class RequestTimeout(ClientRequestError, TimeoutError):
-    """A limit of ``Timeout`` ran out. Code ``ERR_CONNECTION_TIMED_OUT`` while connecting, else ``ERR_TIMED_OUT``."""
+    """A limit of ``Timeout`` ran out. Code ``ERR_CONNECTION_TIMED_OUT`` for ``connect``, else ``ERR_TIMED_OUT``."""
 
     default_code = "ERR_TIMED_OUT"
 

@@ -48,6 +48,8 @@ ELECTRON_OPTIONS = {
 }
 #: Electron's option names that mean nothing outside a browser.
 BROWSER_ONLY = frozenset({"cache", "priority", "priorityIncremental", "bypassCustomProtocolHandlers"})
+#: What ``request()`` takes beside the options, and makes a URL and a body of.
+_ARGUMENTS = frozenset({"params", "data", "json"})
 
 
 class Timeout(NamedTuple):
@@ -228,6 +230,8 @@ def _collect(options: object, overrides: Mapping[str, object]) -> dict[str, Any]
             continue
         if name in BROWSER_ONLY:
             raise ValueError(f"option {name!r} has a meaning in a browser only, none here")
+        if name in _ARGUMENTS:
+            raise TypeError(f"unknown option {name!r}; it is an argument of request() and Session.request()")
         if name not in ELECTRON_OPTIONS:
             raise TypeError(f"unknown option {name!r}; known are {', '.join(sorted(_KNOWN))}")
         known[ELECTRON_OPTIONS[name]] = value

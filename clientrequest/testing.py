@@ -105,7 +105,7 @@ class NoConnection(enum.Enum):
     REFUSED = "ERR_CONNECTION_REFUSED"
     NAME_NOT_RESOLVED = "ERR_NAME_NOT_RESOLVED"
     ADDRESS_UNREACHABLE = "ERR_ADDRESS_UNREACHABLE"
-    #: Nothing happens until the request's own limit, ``Timeout(connect=)`` or ``total``, runs out.
+    #: Nothing happens until the request's own limit runs out: ``Timeout(connect=)``, or ``total`` with another code.
     TIMED_OUT = "ERR_CONNECTION_TIMED_OUT"
     #: Of https connections; one without TLS is made.
     CERTIFICATE_INVALID = "ERR_CERT_AUTHORITY_INVALID"

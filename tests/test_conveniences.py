@@ -478,9 +478,10 @@ def test_more_may_be_written() -> None:
 
 def test_they_are_no_options_of_the_constructor() -> None:
     for name in ("params", "data", "json"):
-        with pytest.raises(TypeError, match=f"unknown option '{name}'"):
+        message = rf"unknown option '{name}'; it is an argument of request\(\) and Session.request\(\)$"
+        with pytest.raises(TypeError, match=message):
             ClientRequest("http://h/", **{name: {}})
-        with pytest.raises(TypeError, match=f"unknown option '{name}'"):
+        with pytest.raises(TypeError, match=message):
             request({"url": "http://h/", name: {}})
 
 
