@@ -26,6 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_IN_FILENAME = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # tab is allowed, and line ends are escaped
 _PACKED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 _UNKNOWN_TYPE = "application/octet-stream"
+_UNPACKING = {"GzipFile", "BZ2File", "LZMAFile"}  # these have the name of the packed file, and give what is in it
 
 
 class Writable(Protocol):
@@ -367,6 +368,8 @@ def _filename_of(source: Any) -> Optional[str]:
         given = getattr(source, attribute, None)
         if isinstance(given, (str, bytes, os.PathLike)):
             last = os.path.basename(os.fsdecode(given))
+            if type(source).__name__ in _UNPACKING:
+                last = os.path.splitext(last)[0]
             name = last.encode("utf-8", "replace").decode()
             return _CONTROL_IN_FILENAME.sub("_", name) or None
     return None

@@ -772,8 +772,9 @@ class ClientRequest(EventTarget, io.BufferedIOBase):
     def future(self) -> futures.Future[IncomingMessage]:
         """The response as a ``concurrent.futures.Future``: for ``as_completed``, ``wait``, ``asyncio.wrap_future``.
 
-        One for each request, made when it is first asked for, be it before the start or after the end. It gives, or
-        raises, what ``get_response()`` would; to ask for it is like calling that, and leaves the body to who reads it.
+        Made when it is first asked for, be it before the start or after the end, and the same one as long as anybody
+        holds it; hold it to ask later whether it was cancelled. It gives, or raises, what ``get_response()`` would; to
+        ask for it is like calling that, and leaves the body to who reads it.
         ``cancel()`` before the response aborts the request. Callbacks added to it run on the request's worker, also
         where there is a ``dispatcher``, or in the thread that cancels; what they raise is logged. It does not hold a
         request that is yet to be ended: if that is dropped, the future has an ``AbortedError``.
