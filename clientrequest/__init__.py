@@ -80,7 +80,8 @@ def request(
             out as ``true`` or ``false``, a list or tuple as one pair for each item, ``None`` not at all.
         data: the body: a mapping or pairs, like ``params``, as ``application/x-www-form-urlencoded``; ``bytes`` or
             ``str`` as they are; or a ``MultipartForm``.
-        json: the body: anything that ``json.dumps`` takes, as compact JSON in UTF-8. NaN and infinity are refused.
+        json: the body: anything that ``json.dumps`` takes, as compact JSON in UTF-8. NaN and infinity are refused;
+            ``None`` is no body.
 
     Raises:
         TypeError, ValueError: as the constructor of ``ClientRequest``; for both ``data`` and ``json``; for what has no

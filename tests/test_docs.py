@@ -219,7 +219,7 @@ def told_names() -> Iterator[str]:
     for page, text in PAGES.items():
         if page.startswith("docs/reference/"):
             module = ""
-            for directive, name in re.findall(r"^\.\. (auto[a-z]+|currentmodule):: (\S+)$", text, re.M):
+            for directive, name in re.findall(r"^\.\. (auto[a-z]+|currentmodule):: ([\w.]+)(?:\(\))?$", text, re.M):
                 if directive == "currentmodule":
                     module = name
                 else:
