@@ -209,19 +209,29 @@ def ask_login(what: str, user: Optional[str]) -> Optional[tuple[str, str]]:
         Name and password; ``None`` if the user has none to give.
     """
     try:
-        name = user or _ask_name(f"User name for {printable(what)}: ")
-        if not name:
-            return None
-        return name, getpass.getpass(f"Password of {printable(name)} for {printable(what)}: ")
-    except (EOFError, OSError):
-        return None
+        try:
+            name = user or _ask_name(f"User name for {printable(what)}: ")
+            return (name, getpass.getpass(f"Password of {printable(name)} for {printable(what)}: ")) if name else None
+        except EOFError:
+            _write_to_terminal("\n")  # it has not ended the line of the prompt
+    except OSError:
+        pass
+    return None
 
 
 def _ask_name(prompt: str) -> str:
     if sys.platform == "win32":
         return input(prompt)
     # Not standard input and output: these may be the bodies.
-    with open(_TERMINAL, "wb", buffering=0) as terminal:
-        terminal.write(prompt.encode(errors="replace"))
+    _write_to_terminal(prompt)
     with open(_TERMINAL, "rb", buffering=0) as terminal:
-        return terminal.readline().decode(errors="replace").strip()
+        line = terminal.readline().decode(errors="replace")
+    if not line:
+        raise EOFError
+    return line.strip()
+
+
+def _write_to_terminal(text: str) -> None:
+    if sys.platform != "win32":  # where the end of input is a line of its own
+        with open(_TERMINAL, "wb", buffering=0) as terminal:
+            terminal.write(text.encode(errors="replace"))

@@ -1216,6 +1216,20 @@ def test_ctrl_c_at_the_prompt_ends_it() -> None:
 
 
 @ON_POSIX
+@pytest.mark.parametrize("user", [["-u", "ada"], []])
+def test_end_of_input_at_the_prompt_is_no_login_and_ends_its_line(user: list[str]) -> None:
+    with Terminal() as terminal, Peer(wants_login) as peer:
+        code = NO_RICH + TAKE_TERMINAL + RUN
+        with Process(*user, "-f", peer.url(), code=code, stderr=terminal.number) as process:
+            terminal.wait_for("(basic, 'vault'): ")
+            terminal.type("\x04")
+            assert process.wait().code == REFUSED
+        terminal.read_rest()
+        assert len(peer.requests) == 1
+    assert re.search(r"'vault'\): \r\nclientrequest: the answer is 401 Unauthorized\r\n$", terminal.shown)
+
+
+@ON_POSIX
 @pytest.mark.parametrize("rich", [True, False])
 def test_progress_both_ways(tmp_path: Path, rich: bool) -> None:
     """With rich and without it; it is gone in the end."""
