@@ -7,7 +7,6 @@ way; ``emit`` calls every receiver even when one raises, which blinker's own ``s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
 from typing import Any, Callable, Optional, TypeVar, overload
 
 import blinker
@@ -15,32 +14,6 @@ import blinker
 from ._dispatch import report
 
 ListenerT = TypeVar("ListenerT", bound=Callable[..., object])
-
-
-class _OrderedSet(dict[Any, None]):
-    """A set that remembers the order of adding; as much of a set as blinker uses."""
-
-    def __init__(self, items: Iterable[Any] = ()) -> None:
-        super().__init__(dict.fromkeys(items))
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def discard(self, item: Any) -> None:
-        self.pop(item, None)
-
-    def remove(self, item: Any) -> None:
-        del self[item]
-
-    def copy(self) -> _OrderedSet:
-        return _OrderedSet(list(self))
-
-    def __or__(self, other: Iterable[Any]) -> _OrderedSet:  # type: ignore[override]
-        return _OrderedSet([*self, *other])
-
-
-class _Signal(blinker.Signal):
-    set_class = _OrderedSet  # type: ignore[assignment]
 
 
 class _Listener:
@@ -65,7 +38,7 @@ class Emitter:
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
-        self._signals: dict[str, _Signal] = {}
+        self._signals: dict[str, blinker.Signal] = {}
 
     def add(self, name: str, function: Callable[..., object], once: bool = False) -> None:
         self._check(name)
@@ -75,7 +48,7 @@ class Emitter:
             raise TypeError(f"listener of {name!r} is a coroutine function, which nobody would await")
         signal = self._signals.get(name)
         if signal is None:
-            signal = self._signals.setdefault(name, _Signal())
+            signal = self._signals.setdefault(name, blinker.Signal())
         signal.connect(_Listener(function, once), weak=False)
 
     def remove(self, name: str, function: Callable[..., object]) -> None:
@@ -99,8 +72,6 @@ class Emitter:
 
     def emit(self, name: str, *args: object) -> Optional[BaseException]:
         """Call every listener of an event in order; give back the first exception. Further ones are reported."""
-        if not self.has(name):
-            return None
         first: Optional[BaseException] = None
         for receiver in self._receivers(name):
             if receiver.once:
@@ -116,15 +87,13 @@ class Emitter:
 
     def _receivers(self, name: str) -> list[_Listener]:
         signal = self._signals.get(name)
-        return [] if signal is None else list(_receivers_of(signal))
+        # In the order of adding; the signal's own way to them keeps no order, and looks for weak ones.
+        receivers: list[Any] = [] if signal is None else list(signal.receivers.values())
+        return receivers
 
     def _check(self, name: str) -> None:
         if name not in self._names:
             raise ValueError(f"unknown event {name!r}; known are {', '.join(sorted(self._names))}")
-
-
-def _receivers_of(signal: blinker.Signal, sender: object = blinker.ANY) -> Iterator[Any]:
-    return iter(list(signal.receivers_for(sender)))
 
 
 class EventTarget:
@@ -201,7 +170,7 @@ def observe(signal: blinker.Signal, sender: object, **details: object) -> None:
     """Tell the observers of a process-wide signal; what they raise goes to ``threading.excepthook`` only."""
     if not signal.receivers:
         return
-    for receiver in _receivers_of(signal, sender):
+    for receiver in list(signal.receivers_for(sender)):
         try:
             receiver(sender, **details)
         except BaseException as error:

@@ -24,9 +24,9 @@ from ._mapping import map_error, raise_mapped
 from ._wire import Wire
 
 READ_AHEAD = 64 * 1024  # bytes read before anybody asks for them
-BLOCK = 256 * 1024  # bytes read at once where they are asked for
-# A receive over TLS gives one record at most, and Python first makes room for as much as was asked for.
-TLS_BLOCK = 16 * 1024
+# Bytes read at once where they are asked for. From 128 KiB on C libraries have the system make the memory of each
+# block anew, and take it back; the 64 less are for what stands in front of the bytes.
+BLOCK = 128 * 1024 - 64
 
 PROGRESS_PERIOD = 0.1  # seconds between two progress events
 
@@ -115,7 +115,6 @@ class Incoming:
         self.emitter: Emitter = Emitter(RESPONSE_EVENTS)
         self.turn: threading.Lock = threading.Lock()  # who may touch wire, framing, decoder and buffer
         self.wire = wire  # kept for what it knows when it was let go of
-        self.block: int = TLS_BLOCK if wire.tls else BLOCK
         self._where = where
         self._reusable = reusable
         self._carrier = carrier
@@ -232,7 +231,7 @@ class Incoming:
             if self.framing.complete:
                 self._finish()
                 return True
-            data = self.wire.recv(size)
+            data = self.wire.gather(size, self.framing.direct or size)
             if data is None:
                 return False
             if data:
@@ -297,7 +296,7 @@ class Incoming:
             if self.broken is not None and not self.buffer:
                 raise self.broken
             try:
-                filled = self._fill(self.block)
+                filled = self._fill(BLOCK)
             except (OSError, ValueError) as error:
                 raise_mapped(error, self._where)
             if not filled:
@@ -411,7 +410,7 @@ class Incoming:
         if self.discarded:
             raise InvalidStateError("the body of this response was discarded: nobody took it in time")
         if not self.buffer and not (self.complete and self._carrier.failure is None):
-            self._blocking(lambda: self._fill(self.block) or None)
+            self._blocking(lambda: self._fill(BLOCK) or None)
         return bool(self.buffer)
 
     def _read_direct(self, view: memoryview) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 from ._errors import AbortedError, ClientRequestError, StatusError
 from ._events import EventTarget
 from ._http1 import Headers
-from ._incoming import EVENTS, Incoming
+from ._incoming import BLOCK, EVENTS, Incoming
 
 if TYPE_CHECKING:
     from ._request import ClientRequest
@@ -279,7 +279,7 @@ class IncomingMessage(EventTarget, io.BufferedIOBase):
     def read1(self, size: int = -1) -> bytes:
         """Read what is there, at most ``size`` bytes; blocks only while there is nothing. Raises as ``read``."""
         try:
-            return self._reader().read1(size if size >= 0 else self._incoming.block)
+            return self._reader().read1(size if size >= 0 else BLOCK)
         except ClientRequestError:
             self._note()
             raise

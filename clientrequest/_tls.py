@@ -103,6 +103,42 @@ def has_lost_its_number(error: ssl.SSLError) -> bool:
     return isinstance(error, ssl.SSLEOFError) and not named and ssl.OPENSSL_VERSION_INFO >= (3,)
 
 
+class Records:
+    """Receives from a TLS socket all records that are there: by itself it gives one, of 16 KiB at most, each time."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self._sock = sock
+        self._failure: Optional[OSError] = None  # met behind what was given
+
+    def recv_into(self, view: memoryview, enough: int) -> int:
+        """Receive, waiting for the first record if the socket waits, until ``enough`` bytes are there, or no more."""
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        count = self._sock.read(len(view), view)
+        return self._go_on(view, count, enough) if 0 < count < enough else count
+
+    def _go_on(self, view: memoryview, count: int, enough: int) -> int:
+        read, size = self._sock.read, len(view)
+        patience = self._sock.gettimeout()
+        if patience != 0.0:
+            self._sock.settimeout(0.0)
+        try:
+            while count < enough:
+                more = read(size - count, view[count:])
+                if not more:  # the end, which is told again
+                    break
+                count += more
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError as error:
+            self._failure = error  # told once what came before it is taken
+        finally:
+            if patience != 0.0:
+                self._sock.settimeout(patience)
+        return count
+
+
 # --- TLS inside TLS ------------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ from ._mapping import map_error, reset
 from ._options import Target, bracketed
 from ._proxies import Proxies, Proxy
 from ._socks import open_socks
-from ._tls import NestedTLS, Waiting, has_lost_its_number, is_cut, refuse_http2
+from ._tls import NestedTLS, Records, Waiting, has_lost_its_number, is_cut, refuse_http2
 from ._tunnel import AskAnewError, ask_for_tunnel
 
 MOST_IDLE = 64  # idle connections kept for one origin
@@ -43,7 +43,7 @@ IDLE_LIMIT = 60.0  # seconds an idle connection is kept where the server says no
 MOST_POOLS = 256  # origins that are remembered
 _IOV_LIMIT = 64  # buffers in one sendmsg; beyond that joining is faster
 _JOIN_LIMIT = 128 * 1024  # bytes up to which joining is no slower than sendmsg
-_TLS_AT_ONCE = 256 * 1024  # bytes of one send over TLS
+_TLS_AT_ONCE = 256 * 1024  # bytes of one send over TLS, and those received without a look at anything else
 _HANDSHAKE_TIMEOUT = 3600.0  # any number but 0: the real limits are the scope's
 
 if sys.platform == "linux":
@@ -587,6 +587,7 @@ class Wire:
     want: int = WRITE  # what a send that took nothing waits for
     pinned: bool = False  # not given back when a response is whole
     free: bool = False  # it was pinned, and would have been given back
+    _room: Optional[memoryview] = None  # where records are put together
 
     def __init__(self, way: _Way, connection: Any, scope: Scope, reused: bool) -> None:
         self._way = way
@@ -598,6 +599,7 @@ class Wire:
         self.reused = reused
         self.tls: bool = connection.secured
         self._gathers: bool = connection.gathers
+        self._records = Records(self.sock) if isinstance(self.sock, ssl.SSLSocket) else None
 
     def send(self, buffers: Sequence[Bytes]) -> int:
         """Give the socket what it takes at once; 0 if that is nothing, ``want`` then says what to wait for."""
@@ -672,10 +674,22 @@ class Wire:
         self.received += len(data)
         return data
 
-    def recv_into(self, view: memoryview) -> Optional[int]:
+    def gather(self, size: int, enough: int) -> Optional[bytes]:
+        """As ``recv``, of which TLS gives one record only: here as many as are there, until they are ``enough``."""
+        if self._records is None:
+            return self.recv(size)
+        if self._room is None or len(self._room) < size:
+            self._room = memoryview(bytearray(size))
+        count = self.recv_into(self._room[:size], enough)
+        return None if count is None else bytes(self._room[:count])
+
+    def recv_into(self, view: memoryview, enough: int = _TLS_AT_ONCE) -> Optional[int]:
         """The same into a buffer: the number of bytes, 0 at the end, ``None`` if nothing is there yet."""
         try:
-            count: int = self.sock.recv_into(view)
+            if self._records is None:
+                count: int = self.sock.recv_into(view)
+            else:
+                count = self._records.recv_into(view, min(enough, len(view)))
         except (BlockingIOError, socket.timeout, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
             _check_alive(error)
             return None
@@ -743,6 +757,7 @@ class Wire:
         """Connection and scope, for the last time; the wire itself may be kept for what it knows."""
         connection, self._connection = self._connection, None
         scope, self._scope = self._scope, None
+        self._records = self._room = None
         return connection, scope
 
     @property
