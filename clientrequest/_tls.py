@@ -107,7 +107,7 @@ class Records:
     """Receives from a TLS socket all records that are there: by itself it gives one, of 16 KiB at most, each time."""
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
-        self._sock = sock
+        self._sock: Any = sock  # of its read() the type is half told only
         self._failure: Optional[OSError] = None  # met behind what was given
 
     def recv_into(self, view: memoryview, enough: int) -> int:
@@ -115,7 +115,7 @@ class Records:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        count = self._sock.read(len(view), view)
+        count: int = self._sock.read(len(view), view)
         return self._go_on(view, count, enough) if 0 < count < enough else count
 
     def _go_on(self, view: memoryview, count: int, enough: int) -> int:
@@ -198,6 +198,9 @@ class NestedTLS:
 
     def setblocking(self, blocking: bool) -> None:
         self.socket.setblocking(blocking)
+
+    def pending(self) -> int:
+        return self._tls.pending() + self._incoming.pending
 
     def selected_alpn_protocol(self) -> Optional[str]:
         return self._tls.selected_alpn_protocol()

@@ -138,6 +138,8 @@ class _ConnectionMixin:
     @property
     def is_connected(self) -> bool:
         """Whether an idle connection can be used: not closed by the server, and nothing unexpected came."""
+        if self.secured and self.sock.pending():  # behind the end of a body, in the same record of TLS
+            return False
         if self.idle_poller is not None:
             return not self.idle_poller.poll(0)
         try:
