@@ -24,9 +24,9 @@ from ._mapping import map_error, raise_mapped
 from ._wire import Wire
 
 READ_AHEAD = 64 * 1024  # bytes read before anybody asks for them
-# Bytes read at once where they are asked for. From 128 KiB on C libraries have the system make the memory of each
-# block anew, and take it back; the 64 less are for what stands in front of the bytes.
-BLOCK = 128 * 1024 - 64
+# Bytes read at once where they are asked for: whole records of TLS, and less than the 128 KiB from which on C libraries
+# have the system make the memory of each block anew, and take it back.
+BLOCK = 7 * 16 * 1024
 
 PROGRESS_PERIOD = 0.1  # seconds between two progress events
 
