@@ -35,6 +35,9 @@ class LateCookies:
             self._made.append(Cookies())  # without a lock: of two who come at once both get what is first in the list
         return self._made[0]
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a session cannot be pickled: it belongs to its process")
+
 
 class LateModule:
     """Stands for a module in annotations, so that ``typing.get_type_hints`` can tell what they mean.
