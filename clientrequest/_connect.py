@@ -18,6 +18,7 @@ from ._mapping import map_error
 from ._proxies import Proxy
 
 READ, WRITE = 1, 2
+NONBLOCKING = getattr(socket, "SOCK_NONBLOCK", 0)  # from the first moment on, where the system can
 
 T = TypeVar("T")
 
@@ -84,8 +85,18 @@ class KillHandle:
             self._duplicate.pop().close()
 
 
+def _is_ipv4(host: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def resolve(scope: Scope, host: str, port: int) -> list[Any]:
     """Addresses for ``host``. A name is looked up on a thread of its own, since nothing can interrupt that."""
+    if _is_ipv4(host):  # what ``getaddrinfo`` would say, without its letting the other threads go first
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
     try:
         return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
@@ -145,7 +156,7 @@ def open_tcp(
     failure: Optional[OSError] = None
     for family, kind, protocol, _, address in addresses:
         try:
-            sock = socket.socket(family, kind, protocol)
+            sock = socket.socket(family, kind | NONBLOCKING, protocol)
         except OSError as error:  # a family this machine does not have, or no descriptor left
             failure = error
             continue
@@ -153,7 +164,8 @@ def open_tcp(
         try:
             for option in options:
                 sock.setsockopt(*option)
-            sock.setblocking(False)
+            if sock.gettimeout() != 0.0:
+                sock.setblocking(False)
             handle = KillHandle(sock)
             scope.expose(handle)
             _connect(scope, sock, address)

@@ -116,8 +116,6 @@ class _ConnectionMixin:
             sock = self._reach(scope, proxy)
             if proxy.is_socks:
                 sock = open_socks(scope, sock, proxy, host, port)
-        # For whoever wraps it: ssl refuses to make a handshake on a socket that is plainly non-blocking.
-        sock.settimeout(_HANDSHAKE_TIMEOUT)
         return sock
 
     def _reach(self, scope: Scope, proxy: Proxy) -> socket.socket:
@@ -167,6 +165,12 @@ class _HTTPConnection(_ConnectionMixin, HTTPConnection):
 
 
 class _HTTPSConnection(_ConnectionMixin, HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        # ssl refuses to make a handshake on a socket that is plainly non-blocking.
+        sock.settimeout(_HANDSHAKE_TIMEOUT)
+        return sock
+
     def _connect_tls_proxy(self, hostname: str, sock: socket.socket) -> Any:
         secured = super()._connect_tls_proxy(hostname, sock)
         return Waiting(scopes[threading.get_ident()], secured) if self.proxy_is_tunneling else secured
@@ -350,7 +354,8 @@ class _Way:
         if isinstance(connection.sock, SSLTransport):
             connection.sock = NestedTLS(connection.sock)
         refuse_http2(connection.sock)
-        connection.sock.setblocking(False)
+        if connection.sock.gettimeout() != 0.0:
+            connection.sock.setblocking(False)
         connection.know_socket()
 
     def map_error(self, error: BaseException, target: Target, connection: Any) -> ClientRequestError:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import socket
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -13,19 +17,23 @@ from typing import Callable
 import pytest
 
 from clientrequest import _workers
-from clientrequest._workers import READ, WOKEN, WRITE, Crew, Waiter, Worker, program_has_ended
+from clientrequest._workers import CROWD, READ, WOKEN, WRITE, Bell, Crew, Waiter, Worker, make_bell, program_has_ended
 from tests.support import LIMIT, Gate
 
 SHORT = 0.02
 """For waits that have to run out."""
 
 
-@pytest.fixture(params=["poll", "select"])
+@pytest.fixture(params=["poll", "poll-sockets", "select", "select-sockets"])
 def waiter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waiter]:
-    if request.param == "select":
+    if "select" in request.param:
         monkeypatch.delattr(select, "poll", raising=False)
     elif not hasattr(select, "poll"):
         pytest.skip("no poll here")
+    if "sockets" in request.param:
+        monkeypatch.setattr(_workers, "make_bell", Bell)
+    elif _workers.make_bell is Bell:
+        pytest.skip("no other bell here")
     waiter = Waiter()
     yield waiter
     waiter.close()
@@ -158,6 +166,33 @@ def test_more_wakes_than_fit_are_one(waiter: Waiter) -> None:
     assert waiter.wait(None, 0, 0) == 0
 
 
+@pytest.mark.parametrize("make", dict.fromkeys([Bell, make_bell]))
+def test_bell_is_there_as_long_as_somebody_holds_it(make: Callable[[], Bell]) -> None:
+    waiter, bell = Waiter(), make()
+    waiter._bell = bell
+    number = bell.fileno()
+    waiter.close()
+    os.fstat(number)  # who is just ringing it holds it
+    bell.ring()
+    del bell
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+
+
+@pytest.mark.parametrize("make", dict.fromkeys([Bell, make_bell]))
+def test_bell_that_cannot_be_had_is_only_an_error(
+    make: Callable[[], Bell], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socketpair", refuse)
+    monkeypatch.setattr(os, "eventfd", refuse, raising=False)
+    with pytest.raises(OSError, match="Too many"):
+        make()
+    assert capfd.readouterr().err == ""
+
+
 def test_wake_after_close_is_harmless(waiter: Waiter) -> None:
     waiter.close()
     waiter.wake()
@@ -236,7 +271,7 @@ def test_idle_worker_leaves(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None
     jobs.workers[0].join(LIMIT)
     assert not jobs.workers[0].is_alive()
     assert crew.parked() == ()
-    assert jobs.workers[0].waiter._receiver.fileno() == -1, "its sockets are open"
+    assert jobs.workers[0].waiter._bell is None, "its bell is there"
 
 
 def test_idle_worker_sleeps_until_it_is_needed(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +388,50 @@ def test_thread_that_cannot_be_started_leaves_nothing_open(crew: Crew, monkeypat
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start"):
         crew.run(lambda worker: None)
-    assert [waiter._receiver.fileno() for waiter in made] == [-1]
+    assert [waiter._bell for waiter in made] == [None]
+
+
+def test_a_crowd_is_provided_for_once(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms: list[int] = []
+    monkeypatch.setattr(_workers, "_make_room", rooms.append)
+    jobs, gate = Jobs(crew), Gate("home")
+    for _ in range(CROWD):
+        jobs.run(gate)
+    assert rooms == []
+    jobs.run(gate)
+    assert rooms == [4 * 8 * CROWD]
+    jobs.run(gate)
+    assert len(rooms) == 1
+    gate.set()
+    jobs.wait_parked(CROWD + 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of its table")
+def test_room_for_descriptors() -> None:
+    """In a process of its own, since a table never shrinks."""
+    code = """
+        import os, re, resource
+        from clientrequest._workers import _make_room
+
+        def see():
+            size = int(re.search(r"FDSize:\\s+(\\d+)", open("/proc/self/status").read())[1])
+            return size, len(os.listdir("/proc/self/fd"))
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))
+        before, descriptors = see()
+        _make_room(4 * before)
+        assert see() == (4 * before, descriptors), (before, descriptors, see())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (8 * before, most))
+        _make_room(1_000_000)
+        assert see() == (8 * before, descriptors), (before, descriptors, see())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, most))
+        _make_room(1_000_000)  # there is none for it: it was only a kindness
+        print("done")
+    """
+    code = textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 def test_child_of_a_fork_starts_with_no_workers(crew: Crew) -> None:
@@ -363,7 +441,7 @@ def test_child_of_a_fork_starts_with_no_workers(crew: Crew) -> None:
     (worker,) = crew.parked()
     crew.after_fork()
     assert crew.parked() == ()
-    assert worker.waiter._receiver.fileno() == -1, "a copy of the parent's socket is open"
+    assert worker.waiter._bell is None, "a copy of the parent's bell is there"
     worker.hand(None)  # in this test there is no child: it really runs
     worker.join(LIMIT)
 

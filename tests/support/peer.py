@@ -1080,7 +1080,10 @@ def has_ipv6() -> bool:
 
 
 def open_sockets() -> list[str] | None:
-    """The sockets that this process has open, as the kernel names them; `None` where it does not tell."""
+    """The sockets and eventfds that this process has open, as the kernel names them; `None` where it does not tell.
+
+    An eventfd has no name of its own: the names of all are the same, so they are counted.
+    """
     try:
         numbers = os.listdir("/proc/self/fd")
     except OSError:
@@ -1090,4 +1093,7 @@ def open_sockets() -> list[str] | None:
         # The listing itself had a descriptor, and other threads go on.
         with contextlib.suppress(OSError):
             links.append(os.readlink(f"/proc/self/fd/{number}"))
-    return sorted(link for link in links if link.startswith("socket:"))
+    bells = [link for link in links if "eventfd" in link]
+    return sorted(link for link in links if link.startswith("socket:")) + [
+        f"{link}, number {number}" for number, link in enumerate(bells, 1)
+    ]
