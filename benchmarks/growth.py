@@ -1,8 +1,9 @@
 """How the cost of clientrequest grows: time and peak memory against sizes and numbers.
 
-Every point is a process of its own, the median of some rounds. Two figures say how a cost grows. The exponent is the
-slope in decades against decades over the upper half of the points: 1 is linear, 0 is no growth, 2 is square. The cost
-of one more is the slope of a straight line through the same points. Memory is that above the bare import.
+Every point is a process of its own, the median of some rounds. Two figures say how a cost grows, both of the last three
+points. The exponent is the slope in decades against decades: 1 is linear, 0 no growth, 2 square; of times the fixed
+part is taken away first, which is the cost of the cheapest point. The cost of one more is the slope of a straight line.
+Memory is that above what a first request has taken.
 
     python benchmarks/growth.py --only upload,requests --rounds 3 --json growth.json --svg growth.svg
 """
@@ -28,9 +29,15 @@ from servers import running_sink
 from work import allow_many_files, peak_memory
 
 Do = Callable[[Site, int], object]
+Points = list[dict[str, float]]
+Curves = dict[str, Points]
 # How often a request is sent whose cost is but a little more than that of any other one.
 REPEATED = 100
-FEWEST_POINTS = 3
+LAST = 3  # points that are judged: where fixed costs are small, and limits are reached
+LEAST_MEMORY = 5  # MiB that the picture has room for: what is flat shall look flat
+FIGURES = ("wall", "cpu", "memory")
+# What an exponent is called: up to this it is that. Noise takes some of it, and there is no cost below 0.
+NAMES = {0.2: "flat", 0.7: "less than linear", 1.3: "linear", math.inf: "more than linear"}
 
 
 # ---- what grows ----------------------------------------------------------------------------------
@@ -81,6 +88,7 @@ class Growth(NamedTuple):
     unit: str
     amounts: list[int]
     do: Do
+    repeated: int = 1  # how often, all in one figure
 
 
 SIZES = [KIB, 8 * KIB, 64 * KIB, 512 * KIB, 4 * MIB, 32 * MIB, 256 * MIB, GIB, 8 * GIB]
@@ -91,7 +99,11 @@ GROWTHS = {
     "download": Growth("download, known length", "bytes", SIZES, download),
     "writes": Growth("100-byte writes to one request", "writes", [10**n for n in range(7)], write_often),
     "headers": Growth(
-        f"headers of a request, sent {REPEATED} times", "headers", [1, 3, 10, 30, 100, 300, 1000], send_headers
+        f"headers of a request, sent {REPEATED} times",
+        "headers",
+        [1, 3, 10, 30, 100, 300, 1000],
+        send_headers,
+        REPEATED,
     ),
     "requests": Growth("requests on one session", "requests", [1, 10, 100, 1000, 10_000, 30_000], send_requests),
     "sessions": Growth("sessions with an idle connection", "sessions", [1, 3, 10, 30, 100, 300, 1000], keep_sessions),
@@ -130,23 +142,19 @@ def amounts_of(growth: Growth, scale: float) -> list[int]:
     """Those that are not above the scaled largest one, but never too few to see a curve."""
     most = growth.amounts[-1] * scale
     below = [amount for amount in growth.amounts if amount <= most]
-    return below if len(below) >= FEWEST_POINTS else growth.amounts[:FEWEST_POINTS]
+    return below if len(below) >= LAST else growth.amounts[:LAST]
 
 
-def trace(name: str, site: Site, options: argparse.Namespace) -> list[dict[str, float]]:
+def trace(name: str, site: Site, options: argparse.Namespace) -> Points:
     points = []
     for amount in amounts_of(GROWTHS[name], options.scale):
         samples = [measure(name, amount, site) for _ in range(options.rounds)]
         point: dict[str, float] = {"amount": amount}
-        for figure in ("wall", "cpu", "memory"):
+        for figure in FIGURES:
             point[figure] = statistics.median(sample[figure] for sample in samples)
         points.append(point)
         print(f"{name}: {amount}", file=sys.stderr)
     return points
-
-
-def upper_half(points: list[dict[str, float]]) -> list[dict[str, float]]:
-    return points[-max(FEWEST_POINTS, (len(points) + 1) // 2) :]
 
 
 def slope(xs: list[float], ys: list[float]) -> float:
@@ -156,17 +164,17 @@ def slope(xs: list[float], ys: list[float]) -> float:
     return above / sum((x - middle_x) ** 2 for x in xs)
 
 
-def exponent(points: list[dict[str, float]], figure: str) -> Optional[float]:
-    """None where there is nothing to take a logarithm of: no memory was needed, or no time seen."""
-    upper = upper_half(points)
-    if any(point[figure] <= 0 for point in upper):
+def exponent(points: Points, figure: str) -> Optional[float]:
+    """None where there is nothing to take a logarithm of."""
+    fixed = 0.0 if figure == "memory" else min(point[figure] for point in points)
+    growing = [(point["amount"], point[figure] - fixed) for point in points[-LAST:] if point[figure] > fixed]
+    if len(growing) < LAST:
         return None
-    return slope([math.log10(point["amount"]) for point in upper], [math.log10(point[figure]) for point in upper])
+    return slope([math.log10(amount) for amount, _ in growing], [math.log10(cost) for _, cost in growing])
 
 
-def cost_of_one(points: list[dict[str, float]], figure: str) -> float:
-    upper = upper_half(points)
-    return slope([point["amount"] for point in upper], [point[figure] for point in upper])
+def cost_of_one(points: Points, figure: str) -> float:
+    return slope([point["amount"] for point in points[-LAST:]], [point[figure] for point in points[-LAST:]])
 
 
 # ---- the report ----------------------------------------------------------------------------------
@@ -181,7 +189,7 @@ def shown(amount: float, unit: str) -> str:
     return f"{amount:g} bytes"
 
 
-def table(name: str, points: list[dict[str, float]]) -> str:
+def table(name: str, points: Points) -> str:
     growth = GROWTHS[name]
     lines = [f"### {name}: {growth.title}", "", f"| {growth.unit} | wall s | CPU s | peak memory, MiB |"]
     lines.append("| ---: | ---: | ---: | ---: |")
@@ -192,39 +200,96 @@ def table(name: str, points: list[dict[str, float]]) -> str:
     return "\n".join([*lines, "", *fits(growth, points)])
 
 
-def fits(growth: Growth, points: list[dict[str, float]]) -> list[str]:
-    one = growth.unit[:-1]
-    lines = []
-    for figure, unit, factor in (("wall", "ns", 1e9), ("cpu", "ns", 1e9), ("memory", "bytes", 1)):
-        power = exponent(points, figure)
-        grows = "does not grow, or too little to be seen" if power is None else f"exponent {power:.2f}"
-        lines.append(f"- {figure}: {grows}; {cost_of_one(points, figure) * factor:,.3g} {unit} for one more {one}")
-    return lines
+def fits(growth: Growth, points: Points) -> list[str]:
+    return [
+        f"- {figure}: {named(points, figure)}; {one_more(growth, points, figure)} for one more {growth.unit[:-1]}"
+        for figure in FIGURES
+    ]
 
 
-def plot(path: str, curves: dict[str, list[dict[str, float]]]) -> None:
+def named(points: Points, figure: str) -> str:
+    """How it grows, in a word, with the exponent where there is one."""
+    power = exponent(points, figure)
+    if power is None:
+        return "flat"
+    return f"{next(name for most, name in NAMES.items() if power <= most)}, exponent {power:.2f}"
+
+
+def one_more(growth: Growth, points: Points, figure: str) -> str:
+    cost = cost_of_one(points, figure)
+    if figure == "memory":
+        return f"{cost:,.0f} bytes"
+    cost /= growth.repeated
+    return f"{cost * 1e9:.3g} ns" if cost < 1e-6 else f"{cost * 1e6:.3g} µs"
+
+
+def summary(curves: Curves) -> str:
+    """One line a curve. Judged by CPU time, since the wall time has the server's in it."""
+    head = "| what grows | from, to | CPU time grows | one more | peak memory grows | at most, MiB |"
+    lines = [head, "| --- | --- | --- | ---: | --- | ---: |"]
+    for name, points in curves.items():
+        growth = GROWTHS[name]
+        first, last = (shown(points[index]["amount"], growth.unit) for index in (0, -1))
+        cells = [growth.title, f"{first}, {last}", named(points, "cpu"), one_more(growth, points, "cpu")]
+        cells += [named(points, "memory"), f"{max(point['memory'] for point in points) / MIB:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+# ---- the picture ---------------------------------------------------------------------------------
+
+
+def plot(path: str, curves: Curves) -> None:
+    """A row for each thing that grows, with time on the left and memory on the right."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, len(curves), figsize=(3.4 * len(curves), 6), squeeze=False, layout="constrained")
-    for column, (name, points) in enumerate(curves.items()):
-        growth = GROWTHS[name]
-        amounts = [point["amount"] for point in points]
-        top, bottom = axes[0][column], axes[1][column]
-        for time_of, style in (("wall", "o-"), ("cpu", "s--")):
-            top.loglog(amounts, [point[time_of] for point in points], style, label=time_of)
-        bottom.semilogx(amounts, [point["memory"] / MIB for point in points], "o-", color="tab:green")
-        bottom.set_ylim(bottom=0)
-        top.set_title(growth.title, fontsize="medium")
-        bottom.set_xlabel(growth.unit)
-        for axis in (top, bottom):
+    rows = list(dict.fromkeys(GROWTHS[name].unit for name in curves))
+    figure, axes = pyplot.subplots(len(rows), 2, figsize=(10, 2.8 * len(rows)), squeeze=False, layout="constrained")
+    for (left, right), unit in zip(axes, rows):
+        drawn = {name: points for name, points in curves.items() if GROWTHS[name].unit == unit}
+        draw_times(left, drawn)
+        draw_memory(right, drawn)
+        for axis in (left, right):
+            axis.set_xlabel(unit)
             axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("seconds")
-    axes[0][0].legend()
-    axes[1][0].set_ylabel("peak memory, MiB")
+            axis.spines[["top", "right"]].set_visible(False)
+            if unit == "bytes":
+                label_sizes(axis)
+        left.legend(fontsize="small", frameon=False)
+    axes[0][0].set_title("seconds (solid: wall, dashed: CPU, dotted: linear)", fontsize="medium")
+    axes[0][1].set_title("peak memory, MiB (dotted: linear)", fontsize="medium")
     figure.savefig(path)
+    pyplot.close(figure)
+
+
+def draw_times(axis: Any, curves: Curves) -> None:
+    for number, (name, points) in enumerate(curves.items()):
+        amounts, colour = [point["amount"] for point in points], f"C{number}"
+        axis.loglog(amounts, [point["wall"] for point in points], "o-", color=colour, label=GROWTHS[name].title, ms=3)
+        axis.loglog(amounts, [point["cpu"] for point in points], "s--", color=colour, ms=3)
+    bottom, top = axis.get_ylim()
+    last = next(iter(curves.values()))[-1]
+    linear = [last["cpu"] / last["amount"] * amount for amount in amounts]
+    axis.loglog(amounts, linear, ":", color="gray", linewidth=1)
+    axis.set_ylim(bottom, top)
+
+
+def draw_memory(axis: Any, curves: Curves) -> None:
+    for number, points in enumerate(curves.values()):
+        memory = [point["memory"] / MIB for point in points]
+        amounts = [point["amount"] for point in points]
+        axis.semilogx(amounts, memory, "o-", color=f"C{number}", ms=3)
+        if not named(points, "memory").startswith("flat"):  # against decades a straight line looks bent
+            axis.semilogx(amounts, [memory[-1] / amounts[-1] * amount for amount in amounts], ":", color="gray")
+    axis.set_ylim(0, max(LEAST_MEMORY, axis.get_ylim()[1]))
+
+
+def label_sizes(axis: Any) -> None:
+    axis.set_xticks(SIZES[::2], [shown(size, "bytes") for size in SIZES[::2]], fontsize="small")
+    axis.minorticks_off()
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -263,7 +328,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, running_sink(Path(folder)) as site:
         curves = {name: trace(name, site, options) for name in options.only}
     about = f"{today()}; {describe_machine()}; medians of {options.rounds} rounds."
-    print(about, *(table(name, points) for name, points in curves.items()), sep="\n\n")
+    print(about, summary(curves), *(table(name, points) for name, points in curves.items()), sep="\n\n")
     if options.json:
         content: dict[str, Any] = {"about": about, "curves": curves}
         Path(options.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,18 +1,22 @@
-"""Makes the page and the picture of a run out of what ``run.py --json`` wrote.
+"""Makes the page and the pictures of a run out of what ``run.py --json`` and ``growth.py --json`` wrote.
 
-python benchmarks/report.py figures.json --page docs/performance.md --svg docs/performance.svg
+    python benchmarks/report.py figures.json --growth growth.json --notes benchmarks/notes.md \\
+        --page docs/performance.md --svg docs/performance.svg
 
-``--notes benchmarks/notes.md`` puts what that file says between the summary and the figures.
+``--notes`` puts what that file says between the summary and the figures. ``--growth`` adds how the cost grows; its
+picture goes beside the other one, as growth.svg.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
+import growth
 from results import Results, Run, about, table
 from workloads import BASELINE, LIMIT, OURS, WORKLOADS, Goal
 
@@ -79,7 +83,18 @@ def shown(best: Optional[Best]) -> str:
     return "-" if best is None else f"{best.ratio:.2f}"
 
 
-def page(run: Run, picture: str, notes: str = "") -> str:
+class Grown(NamedTuple):
+    """What ``growth.py`` has measured."""
+
+    about: str
+    curves: growth.Curves
+
+    @classmethod
+    def load(cls, path: str) -> Grown:
+        return cls(**json.loads(Path(path).read_text("utf-8")))
+
+
+def page(run: Run, picture: str, notes: str = "", grown: Optional[Grown] = None, growth_picture: str = "") -> str:
     parts = [
         "# Speed",
         "Made by `benchmarks/report.py` of what `make bench` measured; "
@@ -91,10 +106,24 @@ def page(run: Run, picture: str, notes: str = "") -> str:
         "Differences under 20 % mean nothing. The limit is bare sockets in Python.",
         summary(run),
         notes.strip(),
+        growth_section(grown, growth_picture) if grown else "",
         "## All figures",
         *(table(name, results) for name, results in run.results.items()),
+        *(growth.table(name, points) for name, points in (grown.curves if grown else {}).items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def growth_section(grown: Grown, picture: str) -> str:
+    parts = [
+        "## How the cost grows",
+        f"Of clientrequest alone, client and server on whatever core is free; {grown.about}",
+        f"![Time and memory against sizes and numbers]({picture})" if picture else "",
+        "An exponent of 1 is linear, of 0 flat; it is that of the last three points, less the fixed part of the time. "
+        "Memory is what the work takes above a first request. All points are below.",
+        growth.summary(grown.curves),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 # ---- the picture ---------------------------------------------------------------------------------
@@ -148,14 +177,22 @@ def main() -> None:
     parser.add_argument("figures", help="what run.py --json wrote")
     parser.add_argument("--page", metavar="FILE", help="write the Markdown there, else it is printed")
     parser.add_argument("--svg", metavar="FILE", help="draw the picture there; needs matplotlib")
+    parser.add_argument("--growth", metavar="FILE", help="what growth.py --json wrote")
     parser.add_argument("--notes", metavar="FILE", help="Markdown that stands between the summary and the figures")
     options = parser.parse_args()
     run = Run.load(options.figures)
+    grown = Grown.load(options.growth) if options.growth else None
+    folder = os.path.dirname(options.page or "") or "."
+    picture = growth_picture = ""
     if options.svg:
         plot(run, options.svg)
-    folder = os.path.dirname(options.page or "") or "."
+        picture = os.path.relpath(options.svg, folder)
+        if grown:
+            path = Path(options.svg).with_name("growth.svg")
+            growth.plot(str(path), grown.curves)
+            growth_picture = os.path.relpath(path, folder)
     notes = Path(options.notes).read_text(encoding="utf-8") if options.notes else ""
-    text = page(run, os.path.relpath(options.svg, folder) if options.svg else "", notes)
+    text = page(run, picture, notes, grown, growth_picture)
     if options.page:
         Path(options.page).write_text(text, encoding="utf-8")
     else:
