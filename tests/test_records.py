@@ -14,8 +14,8 @@ from typing import Any, Callable
 import pytest
 
 from clientrequest import AbortedError, ClientRequestError, IncomingMessage, Session
-from clientrequest._tls import Records
-from tests.support import LIMIT, Conn, Gate, Peer, Recorder, ca_path, client_context, scripted, server_context
+from clientrequest._tls import Records, make_tls_context
+from tests.support import LIMIT, Conn, Gate, Peer, Recorder, ca_path, scripted, server_context
 
 RECORD = 16 * 1024
 """The most bytes that one record may carry."""
@@ -41,7 +41,9 @@ class Ends:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024 * 1024)
         with ThreadPoolExecutor(1) as thread:
             serving = thread.submit(server_context("localhost").wrap_socket, far, server_side=True)
-            self.client = client_context().wrap_socket(near, server_hostname="localhost", suppress_ragged_eofs=False)
+            self.client = make_tls_context(ca_path()).wrap_socket(
+                near, server_hostname="localhost", suppress_ragged_eofs=False
+            )
             self.server: ssl.SSLSocket = serving.result(LIMIT)
         self.records = Records(self.client)
 
