@@ -36,14 +36,15 @@ class Delivery:
             if self._life.outbox.receipts:
                 self._life.refuse_receipts()
             self._life.send_drain()
-            if not self._life.strand.inline and incoming.face is EVENTS and self._life.strand.busy():
+            face = incoming.face
+            if face is EVENTS and not self._life.strand.inline and self._life.strand.busy():
                 self._life.await_listeners()  # one ``data`` at a time, or a slow loop would fill the memory
-            elif incoming.face is EVENTS and incoming.flowing and not incoming.closed:
+            elif face is EVENTS and incoming.flowing and not incoming.closed:
                 if not self._pump(incoming):
                     return
             elif incoming.broken is not None:
                 raise incoming.broken
-            elif incoming.done and (incoming.face is FILE or (not self._may_listen() and incoming.settle())):
+            elif incoming.done and (face is FILE or (not self._may_listen() and incoming.settle())):
                 self._report_download(incoming, last=True)
                 return
             elif self._nobody_reads(incoming) and (incoming.settle() or self._nobody_reads(incoming)):

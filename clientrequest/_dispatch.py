@@ -7,6 +7,7 @@ them run elsewhere; even an executor with many threads then runs them one after 
 from __future__ import annotations
 
 import contextvars
+import functools
 import inspect
 import sys
 import threading
@@ -42,13 +43,17 @@ class Strand:
             self._tasks = deque()
             self._turn = threading.Lock()
 
-    def run(self, task: Task) -> None:
+    def run(self, task: Callable[..., None], *arguments: object) -> None:
         """Run ``task`` now or, with a dispatcher, some time soon. Called on the worker; tasks do not raise."""
         if self.inline:
-            self._call(task)
+            before, self._running_in = self._running_in, threading.get_ident()
+            try:
+                task(*arguments)
+            finally:
+                self._running_in = before
             return
         assert self._tasks is not None
-        self._tasks.append(task)
+        self._tasks.append(functools.partial(task, *arguments))
         if self.broken is None:
             try:
                 assert self._dispatcher is not None

@@ -8,6 +8,7 @@ unwinds.
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import os
 import threading
@@ -421,27 +422,27 @@ class Life:
 
     def _post(self, emitter: Emitter, name: str, args: tuple[object, ...]) -> None:
         closing = name in CLOSING_EVENTS
-
-        def task() -> None:
-            if self.failure is not None and not closing:
-                return
-            if name == "aborted" and self._end_told:
-                return  # who was told of the end has all of the body
-            self._end_told = self._end_told or name == "end"
-            error = emitter.emit(name, *args)
-            if error is not None:
-                if closing:
-                    report(error)
-                else:
-                    self._listener_raised(f"{name!r} listener", error)
-
-        self.strand.run(task)
+        self.strand.run(self._call_listeners, emitter, name, args, closing)
         if self.strand.broken is not None and not closing:
             failure = ListenerError("ERR_FAILED", f"the dispatcher raised: {self.strand.broken!r}")
             failure.__cause__ = self.strand.broken
             self.die(failure)
         if self.strand.inline and not closing:
             self.check()
+
+    def _call_listeners(self, emitter: Emitter, name: str, args: tuple[object, ...], closing: bool) -> None:
+        if self._fate and self.failure is not None and not closing:
+            return
+        if name == "aborted" and self._end_told:
+            return  # who was told of the end has all of the body
+        if name == "end":
+            self._end_told = True
+        error = emitter.emit(name, *args)
+        if error is not None:
+            if closing:
+                report(error)
+            else:
+                self._listener_raised(f"{name!r} listener", error)
 
     def _listener_raised(self, who: str, error: BaseException) -> None:
         failure = ListenerError("ERR_FAILED", f"a {who} raised {type(error).__name__}: {error}")
@@ -453,17 +454,18 @@ class Life:
         if signal.receivers:
             owner = self.current_owner()
             if owner is not None:
-                self.strand.run(lambda: observe(signal, owner, **details))
+                self.strand.run(functools.partial(observe, signal, owner, **details))
 
     # --- the callbacks of write() and end(); on the worker ---
 
     def call_back(self, receipt: Receipt, error: Optional[ClientRequestError]) -> None:
         # Asked when it runs: with a dispatcher the request may have died meanwhile.
-        self.strand.run(lambda: self._run_receipt(receipt, error or self.failure))
+        self.strand.run(self._run_receipt, receipt, error)
         if self.strand.inline and error is None and self.phase is not Phase.CLOSED:
             self.check()
 
     def _run_receipt(self, receipt: Receipt, error: Optional[ClientRequestError]) -> None:
+        error = error or self.failure
         try:
             receipt(error)
         except BaseException as raised:

@@ -606,7 +606,7 @@ class Wire:
         self.reused = reused
         self.tls: bool = connection.secured
         self._gathers: bool = connection.gathers
-        self._records = Records(self.sock) if isinstance(self.sock, ssl.SSLSocket) else None
+        self._records = Records(self.sock) if self.tls and isinstance(self.sock, ssl.SSLSocket) else None
 
     def send(self, buffers: Sequence[Bytes]) -> int:
         """Give the socket what it takes at once; 0 if that is nothing, ``want`` then says what to wait for."""
