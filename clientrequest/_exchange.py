@@ -541,7 +541,8 @@ class Exchange(Life):
         if not announced and self._future is None and self._ends_at_once(owner, incoming):
             self.let_go()
             return
-        self.news.notify()
+        if self.taken:  # those who wait for the end only would be woken for nothing
+            self.news.notify()
         self._tell_future()
         del owner  # from here on it may go when nobody else holds it
         self._announce(incoming, announced)

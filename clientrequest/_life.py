@@ -197,7 +197,8 @@ class Life:
 
     def wait_closed(self, timeout: Optional[float]) -> bool:
         self.awaited = True
-        self.wake()
+        if self.incoming is not None:  # before that the worker does not ask who waits
+            self.wake()
         over = self.news.wait_for(lambda: self.closed or isinstance(self.failure, AbortedError), timeout)
         if over and not self.closed:
             # An abort must free everybody at once; a moment is left for its events to be out first.
