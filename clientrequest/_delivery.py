@@ -116,10 +116,7 @@ class Delivery:
         return crew.closing and program_has_ended()
 
     def _report_download(self, incoming: Incoming, last: bool) -> None:
-        owner = self._life.current_owner()
-        if owner is None:
-            return
-        if not incoming.emitter.has("download-progress"):
+        if not incoming.emitter.has("download-progress") or self._life.current_owner() is None:
             return
         now = time.monotonic()
         if last or now - self._reported >= PROGRESS_PERIOD:

@@ -187,7 +187,13 @@ class Incoming:
 
     def _accept(self, data: bytes) -> None:
         """Take bytes from the network apart; what is body lands in the decoder or in the buffer."""
-        if not data:
+        count = len(data)
+        if not count:
+            return
+        if count <= self.framing.direct and self._decoder is None:  # all of it is body
+            self.framing.advance(count)
+            self._count(count)
+            self._keep(data)
             return
         pieces = self.framing.feed(data)
         if not pieces:
