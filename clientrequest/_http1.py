@@ -155,10 +155,14 @@ def parse_fields(text: str) -> Headers:
     rest = lines.pop()
     if len(lines) > MAX_FIELDS:
         raise ProtocolError("ERR_RESPONSE_HEADERS_TOO_BIG", f"more than {MAX_FIELDS} header lines")
-    fields = [_remembered_line(line) if len(line) <= SHORT_LINE else _parse_line(line) for line in lines]
-    if rest or None in fields:
+    fields = [
+        field
+        for line in lines
+        if (field := _remembered_line(line) if len(line) <= SHORT_LINE else _parse_line(line)) is not None
+    ]
+    if rest or len(fields) != len(lines):
         raise _bad_field(text)
-    return fields  # type: ignore[return-value]
+    return fields
 
 
 def _parse_line(line: str) -> Optional[tuple[str, str]]:
