@@ -85,6 +85,12 @@ class KillHandle:
             self._duplicate.pop().close()
 
 
+def unblock(sock: Any) -> None:
+    """Have it wait for nothing; without a call of the system where it is so already."""
+    if sock.gettimeout() != 0.0:
+        sock.setblocking(False)
+
+
 def _is_ipv4(host: str) -> bool:
     try:
         socket.inet_pton(socket.AF_INET, host)
@@ -164,8 +170,7 @@ def open_tcp(
         try:
             for option in options:
                 sock.setsockopt(*option)
-            if sock.gettimeout() != 0.0:
-                sock.setblocking(False)
+            unblock(sock)
             handle = KillHandle(sock)
             scope.expose(handle)
             _connect(scope, sock, address)

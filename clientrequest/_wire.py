@@ -27,7 +27,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.ssltransport import SSLTransport
 
-from ._connect import READ, WRITE, KillHandle, Scope, open_tcp, scopes
+from ._connect import READ, WRITE, KillHandle, Scope, open_tcp, scopes, unblock
 from ._errors import ClientRequestError, ConnectError, ProxyError
 from ._file_part import FilePart
 from ._http1 import Bytes
@@ -354,8 +354,7 @@ class _Way:
         if isinstance(connection.sock, SSLTransport):
             connection.sock = NestedTLS(connection.sock)
         refuse_http2(connection.sock)
-        if connection.sock.gettimeout() != 0.0:
-            connection.sock.setblocking(False)
+        unblock(connection.sock)
         connection.know_socket()
 
     def map_error(self, error: BaseException, target: Target, connection: Any) -> ClientRequestError:
@@ -730,8 +729,7 @@ class Wire:
             connection.close()
             self._way.leave()
             return
-        if self.sock.gettimeout() != 0.0:
-            self.sock.setblocking(False)
+        unblock(self.sock)
         connection.idle_limit = IDLE_LIMIT if idle_limit is None else idle_limit
         self._way.idle.put(connection)
         self._way.leave()
@@ -756,8 +754,7 @@ class Wire:
             self.discard()
             return False
         self.received = 0
-        if self.sock.gettimeout() != 0.0:
-            self.sock.setblocking(False)
+        unblock(self.sock)
         return True
 
     def _let_go(self) -> tuple[Any, Optional[Scope]]:
