@@ -46,11 +46,7 @@ class Strand:
     def run(self, task: Callable[..., None], *arguments: object) -> None:
         """Run ``task`` now or, with a dispatcher, some time soon. Called on the worker; tasks do not raise."""
         if self.inline:
-            before, self._running_in = self._running_in, threading.get_ident()
-            try:
-                task(*arguments)
-            finally:
-                self._running_in = before
+            self._call(task, *arguments)
             return
         assert self._tasks is not None
         self._tasks.append(functools.partial(task, *arguments))
@@ -63,10 +59,10 @@ class Strand:
                 self.broken = error
         self._drain()
 
-    def _call(self, task: Task) -> None:
+    def _call(self, task: Callable[..., None], *arguments: object) -> None:
         before, self._running_in = self._running_in, threading.get_ident()
         try:
-            task()
+            task(*arguments)
         finally:
             self._running_in = before
 
