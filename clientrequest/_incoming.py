@@ -190,16 +190,15 @@ class Incoming:
         count = len(data)
         if not count:
             return
-        if count <= self.framing.direct and self._decoder is None:  # all of it is body
+        if count <= self.framing.direct:  # all of it is body
             self.framing.advance(count)
-            self._count(count)
-            self._keep(data)
-            return
-        pieces = self.framing.feed(data)
-        if not pieces:
-            return
-        first = pieces[0]
-        body = first if len(pieces) == 1 and isinstance(first, bytes) else b"".join(pieces)
+            body = data
+        else:
+            pieces = self.framing.feed(data)
+            if not pieces:
+                return
+            first = pieces[0]
+            body = first if len(pieces) == 1 and isinstance(first, bytes) else b"".join(pieces)
         self._count(len(body))
         if self._decoder is not None:
             self._decoder.feed(body)
