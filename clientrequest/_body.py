@@ -347,7 +347,7 @@ class Outbox:
         """Let go of everything; the request is over."""
         with self._lock:  # a writer may be moving the chunks to the file
             self.dropping = True
-            self._free = -1
+            self._reckon()
             self._chunks.clear()
             if self._file is not None:
                 self._file.close()

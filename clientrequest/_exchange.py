@@ -88,7 +88,7 @@ class Exchange(Life):
         self._shared = shared
         self._options = options
         self._credentials = options.grant()
-        if (options.use_session_cookies or options.credentials) and self._credentials.allow_cookies(options.target):
+        if self._credentials.allow_cookies(options.target):
             shared.cookies.get()  # what they need is imported here, and no worker has to stop for it
         # What only one thread may do, and only once: whoever takes the name out does it.
         self._due = {START, TELL, REFUSE}

@@ -1,6 +1,6 @@
 """What few programs use, and all would have to wait for at the import: imported and made when it is first used.
 
-Cookies are: ``http.cookiejar`` takes longer to import than any room of ours.
+Cookies are: ``http.cookiejar`` takes longer to import than any room of ours. So are futures.
 """
 
 from __future__ import annotations

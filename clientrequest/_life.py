@@ -33,7 +33,7 @@ from ._errors import (
 from ._events import Emitter, observe
 from ._gates import Gate
 from ._incoming import Incoming
-from ._lifecycle import CLOSING_EVENTS, Phase
+from ._lifecycle import CLOSED, CLOSING_EVENTS, Phase
 from ._options import Target, Timeout
 from ._workers import READ, WOKEN, Waiter, crew, program_has_ended
 
@@ -462,7 +462,7 @@ class Life:
     def call_back(self, receipt: Receipt, error: Optional[ClientRequestError]) -> None:
         # Asked when it runs: with a dispatcher the request may have died meanwhile.
         self.strand.run(self._run_receipt, receipt, error)
-        if self.strand.inline and error is None and self.phase is not Phase.CLOSED:
+        if self.strand.inline and error is None and self.phase is not CLOSED:
             self.check()
 
     def _run_receipt(self, receipt: Receipt, error: Optional[ClientRequestError]) -> None:

@@ -60,9 +60,7 @@ class Bell:
                 pass
 
 
-def make_bell() -> Bell:
-    return Bell()
-
+make_bell: Callable[[], Bell] = Bell
 
 if sys.platform == "linux" and sys.version_info >= (3, 10) and hasattr(os, "eventfd"):
 
