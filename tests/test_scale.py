@@ -60,8 +60,7 @@ def test_hundreds_in_flight_get_each_its_own_answer(session: Session) -> None:
     holding = Holding()
     with Peer(holding, limit=6 * LIMIT) as peer:
         requests = [session.request(peer.url(f"/{number}")).end() for number in range(AT_ONCE)]
-        for _ in requests:
-            peer.wait_request()
+        peer.wait_request(AT_ONCE, 6 * LIMIT)
         assert len(busy_workers()) == AT_ONCE
         holding.gate.set()
         answers = [request.get_response(LIMIT).read() for request in requests]
@@ -76,8 +75,7 @@ def test_hundreds_in_flight_are_all_aborted_at_once(session: Session) -> None:
         recorders = [Recorder(request) for request in requests]
         for request in requests:
             request.end()
-        for _ in requests:
-            peer.wait_request()
+        peer.wait_request(AT_ONCE, 6 * LIMIT)
         session.close()
         for request, recorder in zip(requests, recorders):
             with pytest.raises(AbortedError):
