@@ -36,6 +36,8 @@ class Emitter:
         names: the events that exist.
     """
 
+    used = False  # whether anybody ever listened
+
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
         self._signals: dict[str, blinker.Signal] = {}
@@ -50,6 +52,7 @@ class Emitter:
         if signal is None:
             signal = self._signals.setdefault(name, blinker.Signal())
         signal.connect(_Listener(function, once), weak=False)
+        self.used = True
 
     def remove(self, name: str, function: Callable[..., object]) -> None:
         self._check(name)

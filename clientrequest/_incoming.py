@@ -12,7 +12,7 @@ import io
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Optional, Protocol, Union
+from typing import Any, Callable, Optional, Protocol, TypeVar, Union
 
 from ._decoding import Decoder, make_decoder
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, RequestTimeout, TransferError
@@ -31,6 +31,8 @@ BLOCK = 7 * 16 * 1024
 PROGRESS_PERIOD = 0.1  # seconds between two progress events
 
 EVENTS, FILE = "events", "file"
+
+ArgumentT = TypeVar("ArgumentT")
 
 
 class Carrier(Protocol):
@@ -119,6 +121,7 @@ class Incoming:
         self._reusable = reusable
         self._carrier = carrier
         self._read_timeout = read_timeout
+        self._slice: float = SLICE if read_timeout is None else min(SLICE, read_timeout)  # seconds of a first wait
         self._idle_limit = idle_limit
         self._face: dict[str, str] = {}
         self._decoder: Optional[Decoder] = make_decoder(head.tokens("content-encoding")) if decode else None
@@ -190,11 +193,12 @@ class Incoming:
         count = len(data)
         if not count:
             return
-        if count <= self.framing.direct:  # all of it is body
-            self.framing.advance(count)
+        framing = self.framing
+        if count <= framing.direct:  # all of it is body
+            framing.advance(count)
             body = data
         else:
-            pieces = self.framing.feed(data)
+            pieces = framing.feed(data)
             if not pieces:
                 return
             first = pieces[0]
@@ -207,7 +211,7 @@ class Incoming:
 
     def _count(self, count: int) -> None:
         self.received += count
-        if self._face and self._face["chosen"] is FILE and self.emitter.has("download-progress"):
+        if self.emitter.used and self._face.get("chosen") is FILE and self.emitter.has("download-progress"):
             now = time.monotonic()
             if now - self._progress_told >= PROGRESS_PERIOD:
                 self._progress_told = now
@@ -225,9 +229,11 @@ class Incoming:
     def _fill(self, size: int) -> bool:
         """Have something in the buffer; false if nothing has come yet. At the end ``done`` is set instead."""
         while not self.buffer and not self.done:
-            self._check_deadline()  # a server that never pauses is never waited for
-            if self._carrier.failure is not None:
-                raise self._carrier.failure  # nor does a decoder with enough to do meet the end of the connection
+            carrier = self._carrier
+            if carrier.deadline is not None:
+                self._check_deadline()  # a server that never pauses is never waited for
+            if carrier.failure is not None:
+                raise carrier.failure  # nor does a decoder with enough to do meet the end of the connection
             if self._decoder is not None:
                 piece = self._decoder.read(size)
                 if piece:
@@ -380,12 +386,11 @@ class Incoming:
         self._tell()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def read_into(self, target: Any) -> int:
-        """Fill a buffer with what comes next; 0 at the end. Reads the socket into it where nothing is in between."""
-        view = memoryview(target).cast("B")
+    def read_into(self, view: memoryview) -> int:
+        """Fill bytes with what comes next; 0 at the end. Reads the socket into them where nothing is in between."""
         with self.turn:
-            if not self.buffer and self._decoder is None and not self.done and self.framing.direct and len(view):
-                count = self._read_direct(view)
+            if not self.buffer and self._decoder is None and not self.done and self.framing.direct and view:
+                count = self._blocking(self._receive, view) or 0
             elif self._have_piece():
                 count = self._copy_out(view)
             else:
@@ -415,27 +420,28 @@ class Incoming:
         if self.discarded:
             raise InvalidStateError("the body of this response was discarded: nobody took it in time")
         if not self.buffer and not (self.complete and self._carrier.failure is None):
-            self._blocking(lambda: self._fill(BLOCK) or None)
+            self._blocking(self._try_to_fill, BLOCK)
         return bool(self.buffer)
 
-    def _read_direct(self, view: memoryview) -> int:
-        def receive() -> Optional[int]:
-            room = view[: self.framing.direct] if len(view) > self.framing.direct else view
-            count = self.wire.recv_into(room)
-            if count is None:
-                return None
-            if count:
-                self.framing.advance(count)
-                self._count(count)
-            else:
-                self._end_of_connection()
-            if self.framing.complete:
-                self._finish()
-            return count
+    def _try_to_fill(self, size: int) -> Optional[bool]:
+        return self._fill(size) or None
 
-        return self._blocking(receive) or 0
+    def _receive(self, view: memoryview) -> Optional[int]:
+        """One receive of nothing but body; ``None`` if nothing has come yet."""
+        framing = self.framing
+        count = self.wire.recv_into(view[: framing.direct] if len(view) > framing.direct else view)
+        if count is None:
+            return None
+        if count:
+            framing.advance(count)
+            self._count(count)
+        else:
+            self._end_of_connection()
+        if framing.complete:
+            self._finish()
+        return count
 
-    def _blocking(self, attempt: Callable[[], Optional[int]]) -> Optional[int]:
+    def _blocking(self, attempt: Callable[[ArgumentT], Optional[int]], argument: ArgumentT) -> Optional[int]:
         """Call ``attempt`` until it gives something; the socket itself waits, for a slice at a time."""
         quiet_since: Optional[float] = None
         while True:
@@ -448,11 +454,12 @@ class Incoming:
             if self.broken is not None:
                 raise self._failed(self.broken)
             try:
-                pause = self._longest_pause(quiet_since)
+                limited = quiet_since is not None or self._carrier.deadline is not None
+                pause = self._longest_pause(quiet_since) if limited else self._slice
                 if pause != self._lent:
                     self.wire.lend(pause)
                     self._lent = pause
-                result = attempt()
+                result = attempt(argument)
             except (OSError, ValueError) as error:
                 failure = self._failed(error)
                 raise failure from failure.__cause__
@@ -502,6 +509,7 @@ class _RawBody(io.RawIOBase):
         return True
 
     def readinto(self, target: Any) -> int:
+        # A view of bytes, always: nobody but the buffered reader asks.
         return self._incoming.read_into(target)
 
     def readall(self) -> bytes:
