@@ -30,15 +30,15 @@ class Delivery:
 
     def attend(self) -> None:
         """See to the response until it is read, thrown away, or nobody can do either any more."""
-        incoming = self._incoming
+        life, incoming = self._life, self._incoming
         while True:
-            self._life.step("attend")
-            if self._life.outbox.receipts:
-                self._life.refuse_receipts()
-            self._life.send_drain()
+            life.step("attend")
+            if life.outbox.receipts:
+                life.refuse_receipts()
+            life.send_drain()
             face = incoming.face
-            if face is EVENTS and not self._life.strand.inline and self._life.strand.busy():
-                self._life.await_listeners()  # one ``data`` at a time, or a slow loop would fill the memory
+            if face is EVENTS and not life.strand.inline and life.strand.busy():
+                life.await_listeners()  # one ``data`` at a time, or a slow loop would fill the memory
             elif face is EVENTS and incoming.flowing and not incoming.closed:
                 if not self._pump(incoming):
                     return
@@ -49,8 +49,8 @@ class Delivery:
                 return
             elif self._nobody_reads(incoming) and (incoming.settle() or self._nobody_reads(incoming)):
                 if crew.closing and incoming.turn.locked():  # a daemon thread is reading, and cannot be waited for
-                    self._life.die(AbortedError("ERR_ABORTED", "the program ended"))
-                    self._life.check()
+                    life.die(AbortedError("ERR_ABORTED", "the program ended"))
+                    life.check()
                 incoming.discard()
                 return
             else:

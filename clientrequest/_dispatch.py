@@ -46,7 +46,7 @@ class Strand:
     def run(self, task: Callable[..., None], *arguments: object) -> None:
         """Run ``task`` now or, with a dispatcher, some time soon. Called on the worker; tasks do not raise."""
         if self.inline:
-            self._call(task, *arguments)
+            self._call(task, arguments)
             return
         assert self._tasks is not None
         self._tasks.append(functools.partial(task, *arguments))
@@ -59,7 +59,7 @@ class Strand:
                 self.broken = error
         self._drain()
 
-    def _call(self, task: Callable[..., None], *arguments: object) -> None:
+    def _call(self, task: Callable[..., None], arguments: tuple[object, ...] = ()) -> None:
         before, self._running_in = self._running_in, threading.get_ident()
         try:
             task(*arguments)

@@ -422,14 +422,16 @@ class Life:
             self.emit("error", error)
 
     def _post(self, emitter: Emitter, name: str, args: tuple[object, ...]) -> None:
-        closing = name in CLOSING_EVENTS
-        self.strand.run(self._call_listeners, emitter, name, args, closing)
-        if self.strand.broken is not None and not closing:
-            failure = ListenerError("ERR_FAILED", f"the dispatcher raised: {self.strand.broken!r}")
-            failure.__cause__ = self.strand.broken
+        strand, closing = self.strand, name in CLOSING_EVENTS
+        strand.run(self._call_listeners, emitter, name, args, closing)
+        if closing:
+            return
+        if strand.broken is not None:
+            failure = ListenerError("ERR_FAILED", f"the dispatcher raised: {strand.broken!r}")
+            failure.__cause__ = strand.broken
             self.die(failure)
-        if self.strand.inline and not closing:
-            self.check()
+        if strand.inline and self._fate:
+            raise self._fate["cause"]
 
     def _call_listeners(self, emitter: Emitter, name: str, args: tuple[object, ...], closing: bool) -> None:
         if self._fate and self.failure is not None and not closing:
