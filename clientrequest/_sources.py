@@ -85,16 +85,24 @@ def chunks_of(source: Any, length: Optional[int]) -> Iterator[Any]:
 
 
 def measured(chunks: Iterable[Any], length: Optional[int], whose: str = "the source") -> Iterator[bytes]:
-    """The same chunks as bytes. Raises ``ProtocolError`` where they are fewer or more than ``length`` bytes."""
-    count = 0
+    """The same chunks as bytes. Raises ``ProtocolError`` where they are fewer or more than ``length`` bytes.
+
+    The one that makes them ``length`` bytes comes when there are no more: with it a body of that length is whole.
+    """
+    count, last = 0, None
     for chunk in chunks:
         data = to_bytes(chunk)
         count += len(data)
         if length is not None and count > length:
             raise wrong_length(f"more than the {length} bytes that it should have", whose)
-        yield data
+        if count != length:
+            yield data
+        elif data or last is None:
+            last = data
     if length is not None and count < length:
         raise wrong_length(f"{count} of the {length} bytes that it should have", whose)
+    if last is not None:
+        yield last
 
 
 def wrong_length(has: str, whose: str = "the source") -> ProtocolError:

@@ -167,6 +167,43 @@ def test_wrong_length_aborts(session: Session, source: Callable[[bytes], Any], w
     close(body)
 
 
+@pytest.mark.parametrize("call", ["send", "pipe_from"])
+@pytest.mark.parametrize("readable", [False, True])
+def test_last_piece_waits_until_the_source_is_known_to_be_at_its_end(
+    session: Session, call: str, readable: bool
+) -> None:
+    """What is cut off at its announced length would be whole for the server: it must not have all of it before."""
+    taken: list[int] = []
+
+    class Source:
+        def __init__(self, made: ClientRequest) -> None:
+            self._made, self._pieces = made, [b"more", b"", b"0123456789"]
+
+        def _next(self) -> bytes:
+            taken.append(self._made.tell())
+            return self._pieces.pop()
+
+        def __iter__(self) -> Iterator[bytes]:
+            while self._pieces:
+                yield self._next()
+
+    class Readable(Source):
+        def read(self, size: int) -> bytes:
+            if len(self._pieces) == 2:  # here, nothing is the end
+                self._pieces.pop()
+            return self._next()
+
+    with Peer(read_all, expect_errors=True) as peer:
+        made = post(session, peer, headers={"Content-Length": 10})
+        with pytest.raises(ProtocolError, match="more than the 10 bytes"):
+            getattr(made, call)((Readable if readable else Source)(made), 10)
+        with pytest.raises(AbortedError):
+            made.wait(LIMIT)
+    assert taken == [0] * len(taken)
+    assert len(taken) == (2 if readable else 3)
+    assert not any(seen.complete for seen in peer.requests)
+
+
 def test_text_goes_out_in_utf_8(session: Session) -> None:
     with Peer(read_all) as peer:
         post(session, peer).send("größe").wait(LIMIT)
