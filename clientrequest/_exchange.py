@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, Optional
 from . import signals
 from ._attempts import Attempt, attempt_started
 from ._auth import AuthCache
-from ._body import Outbox
+from ._body import BUFFERED, Outbox
 from ._delivery import Delivery
 from ._dispatch import Dispatcher
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProxyError, RedirectError
 from ._events import observe
+from ._gates import SLICE
 from ._http1 import ResponseHead, keeps_alive
 from ._incoming import READ_AHEAD, Incoming
 from ._later import LateCookies
@@ -32,13 +33,15 @@ from ._proxies import Proxy
 from ._redirects import MOST_REDIRECTS, Redirect, headers_after, is_redirect, parse_redirect
 from ._round_trip import Hop, RoundTrip
 from ._wire import Pools, Wire
-from ._workers import READ, Worker, crew
+from ._workers import READ, Reservation, Worker, crew
 
 # What falls to one thread, see ``Exchange._takes``.
 START, LAUNCH, TELL, REFUSE = "start", "launch", "tell", "refuse"
 # Bytes of a body that a server which did not want it has read all the same. Beyond that it may have stopped reading,
 # and what comes next on the connection is lost, whatever it says: Squid 5 says "keep-alive" with a 407, and hangs.
 MOST_UNREAD = 64 * 1024
+PATIENCE = SLICE  # seconds that a thread which waits for an answer carries the request itself
+MOST_AT_ONCE = 16 * 1024  # bytes of a body that any socket takes together with its head
 CLEAR_TIME = 1.0  # seconds spent on a body that nobody wants, to save its connection
 
 
@@ -71,6 +74,9 @@ class Exchange(Life):
     _undecided = False  # a redirect waits for ``follow_redirect``
     _hop: Optional[Hop] = None
     _wire: Optional[Wire] = None
+    _trip: Optional[RoundTrip] = None  # that was begun before there was a worker
+    _reservation: Optional[Reservation] = None  # the worker that is kept for it
+    _unheard = False  # it ended where no listener may be called, and there were none
     _desk: Optional[LoginDesk] = None  # once there is something about logins to do
     _sent = 0  # how many attempts there were, the present one included
     _attempt: Optional[Attempt] = None  # the present one, if anybody traces
@@ -122,6 +128,17 @@ class Exchange(Life):
         if not self._takes(LAUNCH):
             return
         try:
+            begun = self._can_begin_here() and self._begin_here()
+        except BaseException:  # Ctrl-C
+            self.die(AbortedError("ERR_ABORTED", "the request was interrupted while it was being sent"))
+            self._employ()
+            raise
+        reservation = self._reservation = crew.reserve(self._run) if begun else None
+        if reservation is None:
+            self._employ()
+
+    def _employ(self) -> None:
+        try:
             crew.run(self._run)
         except (RuntimeError, OSError, MemoryError) as error:
             failure = ClientRequestError("ERR_INSUFFICIENT_RESOURCES", f"no worker could be started: {error}")
@@ -131,6 +148,107 @@ class Exchange(Life):
             if self.failure is failure:
                 self.error_seen = True
                 raise failure from error
+
+    # --- the short way: carried by the threads that start it and wait for it, as long as nobody else is needed ---
+
+    def _can_begin_here(self) -> bool:
+        """Whether a worker can wait: nobody listens, and what is to be sent is here, and small."""
+        hop, outbox = self._hop, self.outbox
+        if hop is None or not crew.looks_out or self._fate or outbox.receipts or not self._is_unheard():
+            return False
+        if hop.sends_body and not (outbox.mode is BUFFERED and outbox.taken <= MOST_AT_ONCE):
+            return False
+        # Cookies have a lock, and maybe a file, that no Ctrl-C must leave half-way; a login may ask others first.
+        alone = not self._credentials.allow_cookies(hop.target) and self._shared.logins.is_empty
+        return alone and hop.headers.line("expect") is None
+
+    def _is_unheard(self) -> bool:
+        """Whether nobody would be called for anything that may happen on the short way."""
+        if not self.strand.inline or self._future is not None or self._is_heard():
+            return False
+        return not (
+            signals.request_started.receivers or signals.response_received.receivers or attempt_started.receivers
+        )
+
+    def _begin_here(self) -> bool:
+        """Send it if a connection is open already; whether anything was done."""
+        hop = self._hop
+        assert hop is not None
+        try:
+            wire = self._shared.pools.take_idle(hop.target, self, not self._credentials.allow_login(hop.target))
+            if wire is not None:
+                self._wire = wire
+                self.step("start")
+                self._set_out(hop)
+                trip = RoundTrip(self, self._dressed(hop, wire), wire)
+                trip.begin()
+                self._trip = trip
+        except (OSError, ValueError):
+            pass  # whatever it is, the worker will meet it too
+        return self._trip is not None
+
+    def carry_here(self, timeout: Optional[float]) -> Optional[float]:
+        reservation = self._reservation
+        if reservation is None:
+            return timeout
+        deadline = self.until(timeout)
+        me = object()
+        try:
+            if reservation.take(me):
+                self._reservation = None
+                self._stand_in(reservation.worker, PATIENCE if timeout is None else min(PATIENCE, timeout))
+        finally:
+            reservation.settle(me, done=self.closed)
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def _stand_in(self, worker: Worker, patience: float) -> None:
+        """Do the worker's work, up to where he is needed, or ``patience`` is at an end."""
+        trip = self._trip
+        assert trip is not None
+        waiting = True
+        try:
+            self._worker_ident = threading.get_ident()
+            self._waiter = worker.waiter
+            until = time.monotonic() + patience
+            if trip.head_until is not None:
+                until = min(until, trip.head_until)
+            while trip.awaits_head:
+                if self.wait(trip.wire.sock, READ, until) & READ:
+                    waiting = False
+                    trip.receive()
+                    waiting = True
+                elif time.monotonic() >= until:
+                    return
+            waiting = False
+            if trip.final is not None:
+                self._deliver_here(trip, trip.final)
+        except (OSError, ValueError):
+            pass  # as in _begin_here
+        except BaseException:  # Ctrl-C
+            worker.waiter.forget()
+            if not waiting:  # nobody can tell what was taken in, and what was not
+                self.die(AbortedError("ERR_ABORTED", "the request was interrupted while its answer was taken in"))
+                trip.wire.discard()
+            raise
+        finally:
+            self._waiter = None
+
+    def _deliver_here(self, trip: RoundTrip, head: ResponseHead) -> None:
+        """Hand the response to the thread that waits for it, and close if that was all."""
+        hop = self._hop
+        assert hop is not None
+        if head.status in (401, 407) or is_redirect(head) or not self._is_unheard():
+            return
+        incoming = self._take_in(hop, trip, head)
+        # The future is asked for behind the response: who asks for one from now on finds that, and tells it himself.
+        if self._future is not None or not self._ends_at_once(self.current_owner(), incoming):
+            return
+        self.let_go()
+        self._unheard = True
+        if self._fate.setdefault("cause", SUCCESS) is SUCCESS:
+            self._close()
+        else:
+            self._unheard = False
 
     @property
     def started(self) -> bool:
@@ -216,8 +334,9 @@ class Exchange(Life):
     # --- the worker ---
 
     def _run(self, worker: Worker) -> None:
+        self._reservation = None
+        self._worker_ident = threading.get_ident()  # first: who stood in for the worker may ask whether he is it
         self._waiter = worker.waiter
-        self._worker_ident = threading.get_ident()
         try:
             if self.strand.inline:
                 self.strand.context.run(self._carry)
@@ -228,9 +347,7 @@ class Exchange(Life):
 
     def _carry(self) -> None:
         try:
-            self.step("start")
-            self.observe(signals.request_started)
-            self._transact()
+            self._go_on()
             self.await_listeners()  # one that raises fails the request
             self._fate.setdefault("cause", SUCCESS)
         except ClientRequestError as error:
@@ -240,6 +357,20 @@ class Exchange(Life):
             failure.__cause__ = error
             self.die(failure)
         self._close()
+
+    def _go_on(self) -> None:
+        """From the beginning, or from where the short way ended."""
+        if self._unheard:
+            return  # it was interrupted on its last steps
+        incoming = self.incoming
+        if incoming is not None and self.response_out and not incoming.settled:
+            self._see_off(incoming, announced=False)  # also if it is over by now: first of all comes ``response``
+            return
+        if self._trip is None:
+            self.step("start")
+            self.observe(signals.request_started)
+        self.check()
+        self._transact()
 
     def _transact(self) -> None:
         hop = self._hop
@@ -271,25 +402,30 @@ class Exchange(Life):
             raise_mapped(error, hop.target.authority)
 
     def _try_hop(self, hop: Hop, fresh: bool) -> tuple[RoundTrip, ResponseHead]:
-        self.move(CONNECTING)
-        self.target = hop.target
-        self._sent += 1
-        if attempt_started.receivers:
-            self._begin_attempt(hop)
-        self.connect_deadline = self.until(self.timeout.connect)
-        if self._wire is None:  # else it was kept for a login that goes with it
-            private = not self._credentials.allow_login(hop.target)
-            self._wire = self._shared.pools.connect(hop.target, self, fresh, private)
-        if self._attempt is not None:
-            self._attempt.peer = self._wire.peer
-        trip = RoundTrip(self, self._dressed(hop, self._wire), self._wire)
+        trip, self._trip = self._trip, None
+        if trip is None:
+            if attempt_started.receivers:
+                self._begin_attempt(hop)
+            self._set_out(hop)
+            if self._wire is None:  # else it was kept for a login that goes with it
+                private = not self._credentials.allow_login(hop.target)
+                self._wire = self._shared.pools.connect(hop.target, self, fresh, private)
+            if self._attempt is not None:
+                self._attempt.peer = self._wire.peer
+            trip = RoundTrip(self, self._dressed(hop, self._wire), self._wire)
         head = trip.run()
         if self._attempt is not None:
             self._attempt.answer(head)
         return trip, head
 
+    def _set_out(self, hop: Hop) -> None:
+        self.move(CONNECTING)
+        self.target = hop.target
+        self._sent += 1
+        self.connect_deadline = self.until(self.timeout.connect)
+
     def _begin_attempt(self, hop: Hop) -> None:
-        attempt = Attempt(hop.method, hop.target, hop.headers.line("host"), self._sent - 1)
+        attempt = Attempt(hop.method, hop.target, hop.headers.line("host"), self._sent)
         # In a copy of the context: with a dispatcher another thread may be in the context itself.
         self.strand.context.copy().run(observe, attempt_started, attempt)
         self._attempt = attempt
@@ -521,6 +657,16 @@ class Exchange(Life):
 
     def _deliver(self, hop: Hop, trip: RoundTrip, head: ResponseHead) -> None:
         """Hand the response out and see it to its end."""
+        owner = self.current_owner()
+        announced = owner is not None and owner._emitter.has("response")
+        incoming = self._take_in(hop, trip, head)
+        if not announced and self._future is None and self._ends_at_once(owner, incoming):
+            self.let_go()
+            return
+        del owner  # from here on it may go when nobody else holds it
+        self._see_off(incoming, announced)
+
+    def _take_in(self, hop: Hop, trip: RoundTrip, head: ResponseHead) -> Incoming:
         if not trip.body_sent:
             # An early answer: nobody wants the rest of the body (RFC 9112, 9.6).
             self._drop_body()
@@ -529,8 +675,6 @@ class Exchange(Life):
         if not trip.body_sent:
             trip.report_upload(last=True)
         self.outbox.forget_replay()
-        owner = self.current_owner()
-        announced = owner is not None and owner._emitter.has("response")
         try:
             # Before anybody can ask for it: a reader must find what came behind the head, not what comes after that.
             incoming.start(trip.take_rest())
@@ -538,15 +682,14 @@ class Exchange(Life):
             self.response_out = True
         finally:
             self.incoming = incoming
-        if not announced and self._future is None and self._ends_at_once(owner, incoming):
-            self.let_go()
-            return
+        return incoming
+
+    def _see_off(self, incoming: Incoming, announced: bool) -> None:
         if self.taken:  # those who wait for the end only would be woken for nothing
             self.news.notify()
         self._tell_future()
-        del owner  # from here on it may go when nobody else holds it
         self._announce(incoming, announced)
-        Delivery(self, incoming, trip.wire, announced).attend()
+        Delivery(self, incoming, incoming.wire, announced).attend()
 
     def _receive(self, hop: Hop, trip: RoundTrip, head: ResponseHead, decode: bool) -> Incoming:
         """The response, with the connection in its hands."""
@@ -604,9 +747,10 @@ class Exchange(Life):
         if self.outbox.receipts:
             self.refuse_receipts()
         self.outbox.close()
-        self._tell_future()
+        if not self._unheard:
+            self._tell_future()
         try:
-            if failure is None and not self._is_heard():
+            if self._unheard or (failure is None and not self._is_heard()):
                 return
             if isinstance(failure, AbortedError):
                 self.observe(signals.request_aborted)
@@ -648,6 +792,7 @@ class Exchange(Life):
         owner, self._owner = self._owner, None
         # What is left is freed as soon as nobody holds it: no cycles.
         self.outbox.wake = _nothing
+        self._trip = self._reservation = None
         self.strand.forget()
         if self.incoming is not None:
             self.incoming.detach(self.failure)

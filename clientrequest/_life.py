@@ -199,6 +199,7 @@ class Life:
         self.awaited = True
         if self.incoming is not None:  # before that the worker does not ask who waits
             self.wake()
+        timeout = self.carry_here(timeout)
         over = self.news.wait_for(lambda: self.closed or isinstance(self.failure, AbortedError), timeout)
         if over and not self.closed:
             # An abort must free everybody at once; a moment is left for its events to be out first.
@@ -208,11 +209,18 @@ class Life:
     def wait_head(self, timeout: Optional[float]) -> Optional[Incoming]:
         """The response, or ``None`` when time is over. Raises what the request died of before there was one."""
         self.taken = True
-        if not self.news.wait_for(lambda: self.incoming is not None or bool(self._fate), timeout):
+        timeout = self.carry_here(timeout)
+        if self.incoming is None and not self.news.wait_for(
+            lambda: self.incoming is not None or bool(self._fate), timeout
+        ):
             return None
         if self.incoming is None or isinstance(self.failure, AbortedError):
             self.raise_failure()
         return self.incoming
+
+    def carry_here(self, timeout: Optional[float]) -> Optional[float]:
+        """Do on this thread, which is about to wait, what else a worker would be woken for; gives the time left."""
+        return timeout
 
     def check_may_wait(self, what: str) -> None:
         """Raise ``InvalidStateError`` in a callback of this request, which would wait for itself."""

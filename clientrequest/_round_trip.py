@@ -58,9 +58,15 @@ class RoundTrip:
     """
 
     body_sent = False
-    _final: Optional[ResponseHead] = None
+    final: Optional[ResponseHead] = None
+    _untold: Optional[ResponseHead] = None  # an interim one that came before there was a worker
     _interims = 0
     _continued = False
+    # What ``begin`` leaves to ``run``.
+    _unsent: Optional[bytes] = None
+    _unsent_head = 0  # bytes of it that are no body
+    _trouble: Union[OSError, ValueError, None] = None
+    head_until: Optional[float] = None  # when the head must be here
 
     def __init__(self, life: Life, hop: Hop, wire: Wire) -> None:
         self.wire = wire
@@ -71,18 +77,65 @@ class RoundTrip:
 
     def run(self) -> ResponseHead:
         """Send the request and give back the final head. Raises what went wrong, the system's errors unmapped."""
-        life = self._life
-        life.move(SENDING)
-        life.step("send")
         try:
-            self._send_request(self._hop)
+            if self._unsent is None:
+                self._life.move(SENDING)
+                self._life.step("send")
+                self._send_request(self._hop)
+            elif not self.body_sent:
+                self._send_unsent(self._unsent)
         except OSError as error:
             # The server may have answered before it closed; what it said counts more.
-            if isinstance(error, (RequestTimeout, ProtocolError)) or life.over or not self._find_head_after():
+            if isinstance(error, (RequestTimeout, ProtocolError)) or self._life.over or not self._find_head_after():
                 raise
         if self.body_sent and self._hop.sends_body:
             self.report_upload(last=True)  # now: the answer may take its time
         return self._await_head()
+
+    def begin(self) -> None:
+        """Send what the network takes at once, of a body that is small. On any thread; ``run`` does the rest."""
+        hop = self._hop
+        self._life.move(SENDING)
+        self._life.step("send")
+        whole = head = encode_request_head(hop.method, self._where(hop), self._fields(hop))
+        if hop.sends_body:
+            whole = b"".join([head, *self._outbox.blocks()])
+            self._outbox.started = len(whole) > len(head)
+        self._unsent, self._unsent_head = whole, len(head)
+        self._body_taken()
+        try:
+            sent = self.wire.send([whole])
+        except (OSError, ValueError) as error:
+            self._trouble = error
+            return
+        self._unsent, self._unsent_head = whole[sent:], max(0, len(head) - sent)
+        if sent > len(head):
+            self._outbox.advance(sent - len(head))
+        if not self._unsent:
+            self.body_sent = True
+            self._start_waiting()
+
+    def _send_unsent(self, rest: bytes) -> None:
+        if self._trouble is not None:
+            raise self._trouble
+        self.body_sent = self._send([rest], self._unsent_head, len(rest) - self._unsent_head)
+
+    @property
+    def awaits_head(self) -> bool:
+        """Whether ``receive`` may go on; after that, ``run`` has to unless there is a ``final`` head."""
+        return self.body_sent and self.final is None and self._untold is None and self._trouble is None
+
+    def receive(self) -> None:
+        """Take in what is there, and tell nobody. On any thread, after ``begin``."""
+        try:
+            head = self._heads.next_head() if self._feed() else None
+        except (OSError, ValueError) as error:
+            self._trouble = error
+            return
+        if head is not None and head.status < 200:
+            self._untold = head
+        else:
+            self.final = head
 
     def take_rest(self) -> bytes:
         """What came behind the final head."""
@@ -93,9 +146,7 @@ class RoundTrip:
     def _send_request(self, hop: Hop) -> None:
         """Send head and body; comes back early when a final head has come."""
         outbox = self._outbox
-        # A proxy is told all of it (RFC 9112, 3.2.2).
-        where = hop.target.url if self.wire.forwards else hop.target.path
-        head = encode_request_head(hop.method, where, self._fields(hop))
+        head = encode_request_head(hop.method, self._where(hop), self._fields(hop))
         if not hop.sends_body or outbox.mode is BUFFERED:
             self._send_buffered(hop, head)
         elif self._expects_continue(hop):
@@ -104,6 +155,10 @@ class RoundTrip:
                 self._send_stream(b"")
         else:
             self._send_stream(head)
+
+    def _where(self, hop: Hop) -> str:
+        """A proxy is told all of it (RFC 9112, 3.2.2)."""
+        return hop.target.url if self.wire.forwards else hop.target.path
 
     def _fields(self, hop: Hop) -> str:
         """The header lines: Host first (RFC 9110, 7.2), the caller's in their order, the framing last."""
@@ -126,12 +181,12 @@ class RoundTrip:
         """Wait for leave to send the body; false if there is a final answer instead (RFC 9110, 10.1.1)."""
         self._life.step("await-continue")
         until = time.monotonic() + CONTINUE_WAIT
-        while not self._continued and self._final is None:
+        while not self._continued and self.final is None:
             if time.monotonic() >= until:
                 return True
             if self._wait_readable(until):
                 self._receive_head()
-        return self._final is None
+        return self.final is None
 
     def _send_buffered(self, hop: Hop, head: bytes) -> None:
         if not hop.sends_body:
@@ -313,18 +368,23 @@ class RoundTrip:
 
     def _await_head(self) -> ResponseHead:
         """The final head, which may be here already."""
-        final = self._final
-        if final is None or self.body_sent:
-            self._life.move(WAITING)
-        if final is None:
+        if self._life.phase is not WAITING and (self.final is None or self.body_sent):
+            self._start_waiting()
+        if self._trouble is not None:
+            raise self._trouble
+        if self._untold is not None:
+            self._find_final()
+        while self.final is None:
+            self._life.send_drain()  # a writer may ask for it only now that all is sent
+            if self._wait_readable(self.head_until, "the response"):
+                self._receive_head()
+        return self.final
+
+    def _start_waiting(self) -> None:
+        self._life.move(WAITING)
+        if self.final is None:
             self._life.step("await-head")
-            until = self._life.until(self._life.timeout.read)
-            while final is None:
-                self._life.send_drain()  # a writer may ask for it only now that all is sent
-                if self._wait_readable(until, "the response"):
-                    self._receive_head()
-                final = self._final
-        return final
+            self.head_until = self._life.until(self._life.timeout.read)
 
     def _wait_readable(self, until: Optional[float], what: str = "") -> bool:
         """Wait for bytes; without ``what``, reaching ``until`` is no error but false."""
@@ -333,20 +393,26 @@ class RoundTrip:
 
     def _receive_head(self) -> bool:
         """Take in what is there; true once the final head is complete."""
-        wire, heads = self.wire, self._heads
-        data = wire.recv(65536)
+        return self._feed() and self._find_final()
+
+    def _feed(self) -> bool:
+        """Whether there was anything to take in."""
+        data = self.wire.recv(65536)
         if data is None:
             return False
         if not data:
             self._life.check()
-            raise heads.eof()
-        heads.feed(data)
+            raise self._heads.eof()
+        self._heads.feed(data)
+        return True
+
+    def _find_final(self) -> bool:
         while True:
-            head = heads.next_head()
+            head, self._untold = self._untold or self._heads.next_head(), None
             if head is None:
                 return False
             if head.status >= 200 or head.status == 101:
-                self._final = head
+                self.final = head
                 return True
             self._interim(head)
 

@@ -417,15 +417,10 @@ class Pools:
             raise
 
     def _connect(self, way: _Way, target: Target, scope: Scope, fresh: bool, private: bool) -> Wire:
-        connection: Any = None if fresh else way.idle.take()
-        if connection is not None:
-            try:
-                scope.expose(connection.kill_handle)
-            except BaseException:
-                connection.close()
-                raise
-            return Wire(way, connection, scope, reused=True)
-        connection = way.pool._new_conn()
+        idle = None if fresh else self._reuse(way, scope)
+        if idle is not None:
+            return idle
+        connection: Any = way.pool._new_conn()
         ident = threading.get_ident()
         scopes[ident] = scope
         try:
@@ -442,6 +437,25 @@ class Pools:
         finally:
             del scopes[ident]
         return Wire(way, connection, scope, reused=False)
+
+    def take_idle(self, target: Target, scope: Scope, private: bool = False) -> Optional[Wire]:
+        """As ``connect``, where nothing has to be waited for; else ``None``."""
+        way = self._found.get((target[:3], private)) if self._pid == os.getpid() else None
+        if way is None or way.turns is not None:
+            return None
+        return self._reuse(way, scope)
+
+    @staticmethod
+    def _reuse(way: _Way, scope: Scope) -> Optional[Wire]:
+        connection = way.idle.take()
+        if connection is None:
+            return None
+        try:
+            scope.expose(connection.kill_handle)
+        except BaseException:
+            connection.close()
+            raise
+        return Wire(way, connection, scope, reused=True)
 
     @staticmethod
     def _open(way: _Way, connection: Any, scope: Scope) -> None:

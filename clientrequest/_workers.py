@@ -10,11 +10,14 @@ from __future__ import annotations
 import _thread
 import contextlib
 import itertools
+import math
 import os
 import select
 import socket
 import sys
 import threading
+import time
+import types
 from collections import deque
 from typing import Any, Callable, Optional
 
@@ -25,6 +28,10 @@ if sys.platform == "linux":
 
 IDLE = 5.0  # seconds a parked worker waits for its next request
 CROWD = 8  # workers that there are before descriptors are provided for more
+TICK = 0.005  # seconds for which a reserved worker is left alone
+HURRY = 0.1  # seconds between two jobs within which the next one is likely to come as soon
+
+MOST_LATE = 3  # slices after which a worker no longer waits for a job that Ctrl-C has lost, once the program has ended
 
 READ, WRITE, WOKEN = 1, 2, 4
 POLLIN, POLLOUT = getattr(select, "POLLIN", 0), getattr(select, "POLLOUT", 0)  # Windows has no poll
@@ -159,6 +166,16 @@ class Waiter:
         ready = (READ if sock in readable else 0) | (WRITE if sock in writable or sock in failed else 0)
         return ready, bell in readable
 
+    @property
+    def serves_any_thread(self) -> bool:
+        """Whether others than its own thread may wait with it, one at a time. gevent's poll is that of one thread."""
+        return not self._has_poll or isinstance(select.poll, types.BuiltinFunctionType)
+
+    def forget(self) -> None:
+        """Begin afresh: a wait was interrupted, and nobody can tell what the poller knows."""
+        self._poller = None
+        self._watched = (-1, 0)
+
     def close(self) -> None:
         """Nobody waits any more."""
         self._bell = None
@@ -169,6 +186,8 @@ Job = Callable[["Worker"], None]
 
 class Worker(threading.Thread):
     """A thread that carries one job after another."""
+
+    hurried = False  # its last job came soon after the one before
 
     def __init__(self, crew: Crew, job: Job, number: int) -> None:
         # Said explicitly: the default is inherited, and the threads of some servers are daemons.
@@ -201,6 +220,45 @@ class Worker(threading.Thread):
             self._crew.left(self)
 
 
+class Reservation:
+    """A parked worker that is kept for a job, and not woken for it yet.
+
+    It is taken by the first of two: a thread that waits for the job, and does it in the worker's place, or the lookout,
+    which sends the worker once it was left alone for a ``TICK``.
+    """
+
+    __slots__ = ("_crew", "_holder", "_job", "since", "worker")
+
+    def __init__(self, crew: Crew, worker: Worker, job: Job) -> None:
+        self.worker = worker
+        self.since = time.monotonic()
+        self._crew = crew
+        self._job = job
+        self._holder: dict[str, object] = {}
+
+    def take(self, holder: object) -> bool:
+        """Whether it falls to ``holder``, which nobody else may use, to ``settle`` it. No lock: this is atomic."""
+        taken = self._holder.setdefault("is", holder) is holder
+        self._crew.reserved.discard(self)  # or else the next one does it, after Ctrl-C
+        return taken
+
+    def settle(self, holder: object, done: bool) -> None:
+        """Let the worker go if the job is done, else send it; nothing if it was not ``holder`` who took it. Once."""
+        if self._holder.get("is") is not holder:
+            return
+        if done:
+            self._crew.let_go(self.worker)
+        else:
+            self.worker.hand(self._job)
+        self._job = _no_job  # no cycle: that of a request holds it, and may be held by it
+
+    def send(self) -> None:
+        """Have the worker do it now, unless somebody has taken it."""
+        me = object()
+        if self.take(me):
+            self.settle(me, done=False)
+
+
 class Crew:
     """All workers of this process: the parked ones, and what is done at fork and at exit."""
 
@@ -213,6 +271,9 @@ class Crew:
         self._workers: set[Worker] = set()  # all of them, parked or not
         self._crowd = CROWD
         self._will_be_told = False  # of the exit, by a hook
+        self.reserved: set[Reservation] = set()  # those that nobody has taken
+        self._reservations = 0  # that there ever were
+        self._lookout: Optional[Worker] = None  # a parked worker that looks after the reserved ones
         self.closing = False  # the interpreter wants to exit
         self.at_exit: Callable[[], None] = _nothing
 
@@ -226,6 +287,37 @@ class Crew:
             return self._start(job)
         worker.hand(job)
         return worker
+
+    def reserve(self, job: Job) -> Optional[Reservation]:
+        """Keep a worker for ``job`` without waking it; ``None`` if none is parked, or nobody would look after it."""
+        if self._lookout is None or self._pid != os.getpid():
+            return None
+        try:
+            worker = self._parked.pop()
+        except IndexError:
+            return None
+        reservation = Reservation(self, worker, job)
+        self.reserved.add(reservation)
+        self._reservations += 1
+        if not self.looks_out:  # it left before it could see this one
+            reservation.send()
+        return reservation
+
+    @property
+    def looks_out(self) -> bool:
+        """Whether ``reserve`` makes sense."""
+        return self._lookout is not None
+
+    def let_go(self, worker: Worker) -> None:
+        """A worker that was reserved is not needed."""
+        if worker not in self._workers:  # it is the parent's, and this a forked child
+            return
+        self._parked.append(worker)
+        if self._left_over:
+            with contextlib.suppress(IndexError):
+                self.run_soon(self._left_over.popleft())
+        if self.closing:  # asked last: the others may have been sent home before it was there
+            self.send_home()
 
     def run_soon(self, job: Job) -> None:
         """Have the next free worker run ``job``. Starts no thread and takes no lock: fit for ``__del__``."""
@@ -291,15 +383,42 @@ class Crew:
         # In slices where there is no exit hook: this is how a parked worker learns that the program ended. Else in one:
         # of a thousand that look up every second, none finds the interpreter free, and those at work wait for them.
         longest = IDLE if self._will_be_told else SLICE
+        began = time.monotonic()
         waited = 0.0
+        if worker.hurried and self._lookout is None and worker.waiter.serves_any_thread:
+            self._lookout = worker
+        seen, quiet = self._reservations, 0.0
         while waited < IDLE:
-            step = min(longest, IDLE - waited)
+            looks = self._lookout is worker
+            step = TICK if looks else min(longest, IDLE - waited)
             if gate.acquire(timeout=step):
+                self._leave_lookout(worker)
+                worker.hurried = time.monotonic() - began < HURRY
                 return True
             waited += step
+            if looks:
+                self._send_reserved(since=time.monotonic() - TICK)
+                if seen != self._reservations:
+                    seen, quiet, waited = self._reservations, 0, 0.0
+                elif quiet >= HURRY:
+                    self._leave_lookout(worker)
+                quiet += TICK
             if not threading.main_thread().is_alive():
                 break
+        self._leave_lookout(worker)
         return self._stay(worker, gate)
+
+    def _leave_lookout(self, worker: Worker) -> None:
+        """No more reservations; those that there are begin. Nothing if ``worker`` is not the lookout."""
+        if self._lookout is worker:
+            self._lookout = None
+            self._send_reserved()
+
+    def _send_reserved(self, since: float = math.inf) -> None:
+        """Send the workers for whose jobs nobody has come since then."""
+        for reservation in self.reserved.copy():
+            if reservation.since <= since:
+                reservation.send()
 
     def _take_left_over(self, worker: Worker) -> bool:
         try:
@@ -313,11 +432,16 @@ class Crew:
 
     def _stay(self, worker: Worker, gate: threading.Lock) -> bool:
         """Leave the parked ones; true if a job was on its way already, which is then waited for."""
-        try:
-            self._parked.remove(worker)
-        except ValueError:
-            gate.acquire()
-            return True
+        late = 0
+        while late <= MOST_LATE:
+            try:
+                self._parked.remove(worker)
+            except ValueError:  # or it is reserved, and may be let go again
+                if gate.acquire(timeout=SLICE):
+                    return True
+                late += self.closing
+            else:
+                break
         return False
 
     def after_fork(self) -> None:
@@ -329,6 +453,8 @@ class Crew:
         self._hooked = False
         self._will_be_told = False
         self._crowd = CROWD
+        self.reserved.clear()
+        self._lookout = None
         self.closing = False
         for worker in parked:
             worker.waiter.close()
@@ -340,6 +466,8 @@ class Crew:
         if self._pid != os.getpid():
             self.after_fork()
         self.closing = True
+        self._lookout = None
+        self._send_reserved()
         self.send_home()
         self.at_exit()
 

@@ -15,7 +15,7 @@ from typing import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
-from clientrequest import Session, default_session
+from clientrequest import Session, _workers, default_session
 from clientrequest._exchange import _live
 from clientrequest._workers import Worker, crew
 from tests.support import Peer, ca_path, open_sockets, server_context, witness
@@ -66,6 +66,7 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--half", choices=["1", "2"], help="only one half of the tests, picked by their names")
+    parser.addoption("--hurried", action="store_true", help="small requests go the short way wherever they may")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -109,6 +110,14 @@ def lawful_events(clean_house: None) -> Iterator[None]:
     wait_until_quiet()
     complaints = witness.take_complaints()
     assert not complaints, "\n".join(complaints)
+
+
+@pytest.fixture(autouse=True)
+def hurried(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--hurried`: as if all requests came one upon the other."""
+    if request.config.getoption("--hurried"):
+        monkeypatch.setattr(_workers, "HURRY", 3600.0)
+        monkeypatch.setattr(Worker, "hurried", True)
 
 
 @pytest.fixture

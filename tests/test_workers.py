@@ -19,6 +19,7 @@ import pytest
 from clientrequest import _workers
 from clientrequest._workers import CROWD, READ, WOKEN, WRITE, Bell, Crew, Waiter, Worker, make_bell, program_has_ended
 from tests.support import LIMIT, Gate
+from tests.support.threads import in_threads
 
 SHORT = 0.02
 """For waits that have to run out."""
@@ -277,6 +278,7 @@ def test_idle_worker_leaves(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None
 def test_idle_worker_sleeps_until_it_is_needed(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not look up in between, as those of many that are parked would all do."""
     monkeypatch.setattr(_workers, "SLICE", SHORT / 20)
+    monkeypatch.setattr(Worker, "hurried", False)
     monkeypatch.setattr(_workers, "IDLE", SHORT)
     waits: list[float] = []
 
@@ -460,3 +462,151 @@ def test_crew_that_finds_itself_in_another_process_forgets_its_workers(crew: Cre
 
 def test_program_has_not_ended_while_the_main_thread_lives() -> None:
     assert not program_has_ended()
+
+
+# --- reserved workers ---
+
+
+@pytest.fixture
+def lookout(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """A worker that looks out, and another that can be reserved; the lookout does so only when it is told."""
+    monkeypatch.setattr(_workers, "HURRY", LIMIT)
+    monkeypatch.setattr(_workers, "TICK", LIMIT)
+    jobs = Jobs(crew)
+    gate = Gate()
+    jobs.run(gate)
+    jobs.run()
+    jobs.wait_parked(1)
+    jobs.run()
+    wait_until(lambda: crew.looks_out)
+    gate.set()
+    jobs.wait_parked(2)
+    assert crew._lookout is not None
+    return crew._lookout
+
+
+def reserve(crew: Crew) -> tuple[_workers.Reservation, list[Worker], threading.Event]:
+    ran: list[Worker] = []
+    done = threading.Event()
+
+    def job(worker: Worker) -> None:
+        ran.append(worker)
+        done.set()
+
+    reservation = crew.reserve(job)
+    assert reservation is not None
+    return reservation, ran, done
+
+
+def test_reservation_is_taken_by_one_and_settled_by_him(crew: Crew, lookout: Worker) -> None:
+    reservation, ran, done = reserve(crew)
+    first, second = object(), object()
+    assert reservation.take(first)
+    assert not reservation.take(second)
+    reservation.settle(second, done=False)
+    reservation.send()
+    assert not done.is_set()
+    assert not crew.reserved
+    reservation.settle(first, done=True)
+    assert reservation.worker in crew.parked()
+    assert not ran
+
+
+def test_reservation_sent_by_many_at_once_is_sent_once(crew: Crew, lookout: Worker, nervous: None) -> None:
+    for _ in range(20):
+        reservation, ran, done = reserve(crew)
+        in_threads(4, lambda number: reservation.send())  # noqa: B023 (joined in the loop)
+        assert done.wait(LIMIT)
+        assert ran == [reservation.worker]
+        wait_until(lambda: len(crew.parked()) == 2)
+        if not crew.looks_out:
+            crew._lookout = lookout
+
+
+def test_taken_one_that_was_interrupted_does_not_stay_in_the_list(crew: Crew, lookout: Worker) -> None:
+    reservation, _, done = reserve(crew)
+    me = object()
+    assert reservation.take(me)
+    crew.reserved.add(reservation)  # as Ctrl-C may leave it
+    reservation.settle(me, done=False)
+    assert done.wait(LIMIT)
+    reservation.send()
+    assert not crew.reserved
+
+
+def test_worker_let_go_takes_what_was_left_over(crew: Crew, lookout: Worker) -> None:
+    reservations = [reserve(crew)[0], reserve(crew)[0]]
+    me, done = object(), threading.Event()
+    assert all(reservation.take(me) for reservation in reservations)
+    crew.run_soon(lambda worker: done.set())
+    assert not done.is_set()
+    for reservation in reservations:
+        reservation.settle(me, done=True)
+    assert done.wait(LIMIT)
+
+
+def test_lookout_that_gets_a_job_sends_the_reserved_ones(crew: Crew, lookout: Worker) -> None:
+    parked = [worker for worker in crew.parked() if worker is not lookout]
+    crew._parked[:] = [lookout, *parked]
+    _, ran, done = reserve(crew)
+    Jobs(crew).run()
+    assert done.wait(LIMIT)
+    assert ran == parked
+
+
+def test_lookout_sends_what_is_overdue(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_workers, "HURRY", LIMIT)
+    jobs = Jobs(crew)
+    jobs.run()
+    jobs.wait_parked(1)
+    jobs.run()
+    wait_until(lambda: crew.looks_out and len(crew.parked()) == 1)
+    _, ran, done = reserve(crew)  # the lookout itself
+    assert done.wait(LIMIT)
+    assert ran == jobs.workers[:1]
+
+
+def test_end_of_the_program_sends_the_reserved_ones(crew: Crew, lookout: Worker) -> None:
+    _, _, done = reserve(crew)
+    crew._exit()
+    assert done.wait(LIMIT)
+    assert crew.reserve(lambda worker: None) is None
+    wait_until(lambda: not crew._workers)
+
+
+def test_lookout_that_leaves_sends_what_comes_at_that_moment(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_workers, "HURRY", LIMIT)
+    monkeypatch.setattr(_workers, "IDLE", 0.002)
+    monkeypatch.setattr(_workers, "TICK", 0.001)
+    jobs, reserved, deadline = Jobs(crew), 0, time.monotonic() + LIMIT
+    while reserved < 50 and time.monotonic() < deadline:
+        jobs.run()
+        done = threading.Event()
+        if crew.reserve(lambda worker: done.set()) is not None:  # noqa: B023 (waited for in the loop)
+            assert done.wait(LIMIT)
+            reserved += 1
+    assert reserved
+    assert not crew.reserved
+
+
+def test_waiter_forgets_what_an_interrupted_wait_has_left(
+    waiter: Waiter, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    waiter.wait(pair[0], READ, 0)
+    if waiter._poller is not None:
+        waiter._poller.unregister(pair[0].fileno())  # where Ctrl-C came in between
+    waiter.forget()
+    pair[1].send(b"x")
+    assert waiter.wait(pair[0], READ, LIMIT) == READ
+    waiter.wake()
+    assert waiter.wait(pair[0], WRITE, LIMIT) & WOKEN
+
+
+def test_poll_that_belongs_to_one_thread_is_lent_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gevent's belongs to the loop of the thread that made it."""
+    made = Waiter()
+    assert made.serves_any_thread
+    if hasattr(select, "poll"):
+        monkeypatch.setattr(select, "poll", type("poll", (), {}))
+        assert not made.serves_any_thread
+    made.close()
