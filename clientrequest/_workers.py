@@ -98,7 +98,7 @@ if sys.platform == "linux" and sys.version_info >= (3, 10) and hasattr(os, "even
 class Waiter:
     """Waits for a socket or for ``wake()``, whichever comes first.
 
-    ``wake`` may be called from any thread, a signal handler and ``__del__``; the rest belongs to one thread.
+    ``wake`` may be called from any thread, a signal handler and ``__del__``; the rest belongs to one thread at a time.
     """
 
     def __init__(self) -> None:
@@ -380,39 +380,41 @@ class Crew:
         # Asked again: the exit hook, or a job, may have come before we were there.
         if self._is_closing() or self._left_over:
             return self._stay(worker, gate) or (not self._is_closing() and self._take_left_over(worker))
-        # In slices where there is no exit hook: this is how a parked worker learns that the program ended. Else in one:
-        # of a thousand that look up every second, none finds the interpreter free, and those at work wait for them.
-        longest = IDLE if self._will_be_told else SLICE
         began = time.monotonic()
-        waited = 0.0
-        if worker.hurried and self._lookout is None and worker.waiter.serves_any_thread:
-            self._lookout = worker
-        seen, quiet = self._reservations, 0.0
-        while waited < IDLE:
-            looks = self._lookout is worker
-            step = TICK if looks else min(longest, IDLE - waited)
-            if gate.acquire(timeout=step):
-                self._leave_lookout(worker)
-                worker.hurried = time.monotonic() - began < HURRY
-                return True
-            waited += step
-            if looks:
-                self._send_reserved(since=time.monotonic() - TICK)
-                if seen != self._reservations:
-                    seen, quiet, waited = self._reservations, 0, 0.0
-                elif quiet >= HURRY:
-                    self._leave_lookout(worker)
-                quiet += TICK
-            if not threading.main_thread().is_alive():
-                break
-        self._leave_lookout(worker)
+        if self._look_out(worker, gate) or self._sleep(gate):
+            worker.hurried = time.monotonic() - began < HURRY
+            return True
         return self._stay(worker, gate)
 
-    def _leave_lookout(self, worker: Worker) -> None:
-        """No more reservations; those that there are begin. Nothing if ``worker`` is not the lookout."""
+    def _look_out(self, worker: Worker, gate: threading.Lock) -> bool:
+        """Be the lookout, if one is wanted, as long as requests come in a hurry; true once there is a job for him."""
+        if not worker.hurried or self._lookout is not None or not worker.waiter.serves_any_thread:
+            return False
+        self._lookout = worker
+        seen, quiet = self._reservations, 0.0
+        called = False
+        while quiet < HURRY and self._lookout is worker and not called:
+            called = gate.acquire(timeout=TICK)
+            self._send_reserved(since=time.monotonic() - TICK)
+            quiet = quiet + TICK if seen == self._reservations else 0.0
+            seen = self._reservations
         if self._lookout is worker:
             self._lookout = None
             self._send_reserved()
+        return called
+
+    def _sleep(self, gate: threading.Lock) -> bool:
+        """Wait for a job, or until the worker has been idle for long enough."""
+        # In slices where there is no exit hook: this is how a parked worker learns that the program ended. Else in one:
+        # of a thousand that look up every second, none finds the interpreter free, and those at work wait for them.
+        longest = IDLE if self._will_be_told else SLICE
+        waited = 0.0
+        while waited < IDLE and threading.main_thread().is_alive():
+            step = min(longest, IDLE - waited)
+            if gate.acquire(timeout=step):
+                return True
+            waited += step
+        return False
 
     def _send_reserved(self, since: float = math.inf) -> None:
         """Send the workers for whose jobs nobody has come since then."""

@@ -116,7 +116,7 @@ def lawful_events(clean_house: None) -> Iterator[None]:
 def hurried(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `--hurried`: as if all requests came one upon the other."""
     if request.config.getoption("--hurried"):
-        monkeypatch.setattr(_workers, "HURRY", 3600.0)
+        monkeypatch.setattr(_workers, "HURRY", 1.0)
         monkeypatch.setattr(Worker, "hurried", True)
 
 
