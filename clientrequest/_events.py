@@ -36,7 +36,7 @@ class Emitter:
         names: the events that exist.
     """
 
-    used = False  # whether anybody ever listened
+    used: bool = False  # whether anybody ever listened
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
