@@ -97,7 +97,7 @@ class RoundTrip:
         hop = self._hop
         self._life.move(SENDING)
         self._life.step("send")
-        whole = head = encode_request_head(hop.method, self._where(hop), self._fields(hop))
+        whole = head = self._head(hop)
         if hop.sends_body:
             whole = b"".join([head, *self._outbox.blocks()])
             self._outbox.started = len(whole) > len(head)
@@ -146,7 +146,7 @@ class RoundTrip:
     def _send_request(self, hop: Hop) -> None:
         """Send head and body; comes back early when a final head has come."""
         outbox = self._outbox
-        head = encode_request_head(hop.method, self._where(hop), self._fields(hop))
+        head = self._head(hop)
         if not hop.sends_body or outbox.mode is BUFFERED:
             self._send_buffered(hop, head)
         elif self._expects_continue(hop):
@@ -156,9 +156,10 @@ class RoundTrip:
         else:
             self._send_stream(head)
 
-    def _where(self, hop: Hop) -> str:
-        """A proxy is told all of it (RFC 9112, 3.2.2)."""
-        return hop.target.url if self.wire.forwards else hop.target.path
+    def _head(self, hop: Hop) -> bytes:
+        # A proxy is told all of it (RFC 9112, 3.2.2).
+        where = hop.target.url if self.wire.forwards else hop.target.path
+        return encode_request_head(hop.method, where, self._fields(hop))
 
     def _fields(self, hop: Hop) -> str:
         """The header lines: Host first (RFC 9110, 7.2), the caller's in their order, the framing last."""

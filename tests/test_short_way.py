@@ -451,11 +451,14 @@ def test_limit_counts_from_when_it_was_sent(silent: Silent, monkeypatch: pytest.
     """Not from when the worker takes over."""
     monkeypatch.setattr("clientrequest._exchange.PATIENCE", 0.1)
     request, _ = silent(timeout=Timeout(read=0.3))
-    limit = request._exchange._trip.head_until  # type: ignore[union-attr]
+    trip = request._exchange._trip
+    assert trip is not None
+    limit = trip.head_until
     with pytest.raises(RequestTimeout):
         request.get_response(LIMIT)
     assert request._exchange.failure is not None
     assert limit is not None
+    assert trip.head_until == limit
 
 
 @pytest.mark.parametrize("waiting", [True, False])

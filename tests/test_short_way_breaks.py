@@ -34,6 +34,19 @@ def answer_with_path(conn: Conn) -> None:
         conn.respond(body=conn.read_request().target.encode())
 
 
+def answer_when(go_on: Gate) -> Callable[[Conn], None]:
+    """A server that answers with the path, and to `/x` once the gate is open."""
+
+    def handle(conn: Conn) -> None:
+        while True:
+            request = conn.read_request()
+            if request.target == "/x":
+                go_on.wait()
+            conn.respond(body=request.target.encode())
+
+    return handle
+
+
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests that come after each other count as being in a hurry, however slow the machine is."""
@@ -77,15 +90,7 @@ def test_time_is_not_counted_twice(session: Session, method: str, monkeypatch: p
         return left[-1]
 
     go_on = Gate()
-
-    def handle(conn: Conn) -> None:
-        while True:
-            request = conn.read_request()
-            if request.target == "/x":
-                go_on.wait()
-            conn.respond(body=request.target.encode())
-
-    with Peer(handle) as peer:
+    with Peer(answer_when(go_on)) as peer:
         monkeypatch.setattr(_workers, "TICK", LIMIT)  # else the lookout may be faster than we are
         request = begin(session, peer)
         monkeypatch.setattr(Exchange, "carry_here", look)
@@ -277,15 +282,7 @@ def test_many_threads_with_requests_of_their_own(session: Session, nervous: None
 def test_who_listens_later_is_never_called_on_the_thread_that_waits(session: Session) -> None:
     called: list[Optional[int]] = []
     go_on = Gate()
-
-    def handle(conn: Conn) -> None:
-        while True:
-            request = conn.read_request()
-            if request.target == "/x":
-                go_on.wait()
-            conn.respond(body=request.target.encode())
-
-    with Peer(handle) as peer:
+    with Peer(answer_when(go_on)) as peer:
         request = begin(session, peer)
         closed = threading.Event()
 
