@@ -45,6 +45,13 @@ def wait_until_quiet() -> None:
     assert not busy_workers(), f"workers still busy: {busy_workers()}"
 
 
+def wait_for_lookups() -> None:
+    """Wait for the threads that look names up, which nothing can interrupt, and which may have sockets of their own."""
+    for thread in threading.enumerate():
+        if thread.name == "clientrequest-lookup":
+            thread.join(LIMIT)
+
+
 def wait_until_closed(before: list[str] | None) -> list[str]:
     """Wait until nothing is open that was not before; gives what still is. A thread that has just rung the bell of a
     worker, as that of a name lookup, may hold it for a moment more than the worker lives."""
@@ -96,6 +103,7 @@ def clean_house() -> Iterator[None]:
     default_session().close_connections()
     for worker in crew.send_home():
         worker.join(LIMIT)
+    wait_for_lookups()
     gc.collect()
     gc.freeze()  # what pytest keeps of each test would make each collection slower than the one before
     left = wait_until_closed(before)

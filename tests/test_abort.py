@@ -14,6 +14,7 @@ import pytest
 
 from clientrequest import AbortedError, ClientRequest, ClientRequestError, IncomingMessage, Session
 from clientrequest._lifecycle import Phase
+from tests.conftest import wait_for_lookups
 from tests.support import LIMIT, Conn, Gate, Peer, Recorder, blackhole, scripted, server_context
 
 AT_ONCE = 0.5
@@ -129,9 +130,7 @@ def slow_names() -> Iterator[Gate]:
             yield asked
         finally:
             free.set()
-            for thread in threading.enumerate():
-                if thread.name == "clientrequest-lookup":
-                    thread.join(LIMIT)
+            wait_for_lookups()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tests.conftest import wait_for_lookups
 from tests.support import LIMIT, Gate
 
 _PORT = 53
@@ -89,9 +90,7 @@ def serving(server: NameServer) -> Iterator[NameServer]:
             stack.callback(thread.join, LIMIT)
             stack.callback(_stop, sock)
         yield server
-    for thread in threading.enumerate():
-        if thread.name == "clientrequest-lookup":
-            thread.join(LIMIT)
+    wait_for_lookups()
 
 
 def _stop(sock: socket.socket) -> None:
