@@ -3,9 +3,9 @@
 See ``ClientRequest``; the README has the tour.
 """
 
-from typing import Any, Callable, Optional, Union
+import importlib
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
-from . import signals
 from ._auth import AuthInfo
 from ._errors import (
     AbortedError,
@@ -31,6 +31,9 @@ from ._session import Session, default_session
 from ._values import Data as _Data
 from ._values import Pairs as _Pairs
 from ._version import __version__
+
+if TYPE_CHECKING:
+    from . import signals
 
 __all__ = [
     "AbortedError",
@@ -88,6 +91,18 @@ def request(
             JSON, or no place in a query or a form.
     """
     return _make_request(options, callback, overrides, params, data, json)
+
+
+if not TYPE_CHECKING:  # a checker would take it for a promise of any name at all
+
+    def __getattr__(name: str) -> Any:
+        """``signals``, which comes when it is asked for, and blinker with it."""
+        if name == "signals":
+            return importlib.import_module(".signals", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
 
 # In tracebacks and pickles the errors are called what users call them.

@@ -8,7 +8,7 @@ worker, each time, in the ``contextvars`` of the request, and takes headers alon
 from __future__ import annotations
 
 import time
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from ._dispatch import report
 from ._errors import ClientRequestError
@@ -16,7 +16,13 @@ from ._events import global_signal
 from ._http1 import ResponseHead
 from ._options import HeaderTable, Target
 
-attempt_started = global_signal("attempt-started", "A request is about to be sent. The sender is the ``Attempt``.")
+if TYPE_CHECKING:
+    from blinker import NamedSignal
+
+
+def attempt_started() -> NamedSignal:
+    """The signal for those who trace."""
+    return global_signal("attempt-started", "A request is about to be sent. The sender is the ``Attempt``.")
 
 
 class Attempt:

@@ -71,14 +71,15 @@ class AuthInfo(NamedTuple):
 # --- challenges ----------------------------------------------------------------------------------------------------
 
 # What lies between commas, a quoted string being one piece; one whose end is missing lasts until the line ends.
-# No piece can be read in two ways, so all patterns here take linear time.
+# No piece can be read in two ways, so all patterns here take linear time. As everywhere where most programs need them
+# not, they are compiled when they are first used: that takes as long as a tenth of the import.
 _QUOTED = r'"([^"\\]*(?:\\.[^"\\]*)*)\\?(?:"|\Z)'
-_PIECE = re.compile(rf'[^",]+|{_QUOTED}|,', re.DOTALL)
-_PARAMETER = re.compile(rf'({TOKEN})[ \t]*=[ \t]*(?:{_QUOTED}|([^\s"]*))', re.DOTALL)
-_SCHEME = re.compile(rf"({TOKEN})(?:[ \t]+(.*))?", re.DOTALL)
-_TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_FIELD_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_PIECE = rf'(?s:[^",]+|{_QUOTED}|,)'
+_PARAMETER = rf'(?s:({TOKEN})[ \t]*=[ \t]*(?:{_QUOTED}|([^\s"]*)))'
+_SCHEME = rf"(?s:({TOKEN})(?:[ \t]+(.*))?)"
+_TOKEN68 = r"[A-Za-z0-9\-._~+/]+=*"
+_ESCAPED = r"(?s:\\(.))"
+_FIELD_TEXT = r"[\t\x20-\x7e\x80-\xff]*"
 
 
 class Challenge(NamedTuple):
@@ -130,12 +131,12 @@ def _parse_line(line: str) -> list[Challenge]:
             break
         if _add_parameter(element, challenges[-1].parameters if challenges else {}):
             continue
-        match = _SCHEME.fullmatch(element)
+        match = re.fullmatch(_SCHEME, element)
         if match is None:
             continue
         scheme, rest = match[1].lower(), match[2] or ""
         # Before the parameter: "abc=" is a token68, and would be a parameter without a value.
-        is_token = _TOKEN68.fullmatch(rest) is not None
+        is_token = re.fullmatch(_TOKEN68, rest) is not None
         challenges.append(Challenge(scheme, {}, rest if is_token else ""))
         if not is_token:
             _add_parameter(rest, challenges[-1].parameters)
@@ -145,7 +146,7 @@ def _parse_line(line: str) -> list[Challenge]:
 def _elements(line: str) -> list[str]:
     """What stands between the commas of a list, those in quoted strings apart; without empty elements."""
     elements: list[list[str]] = [[]]
-    for match in _PIECE.finditer(line):
+    for match in re.finditer(_PIECE, line):
         if match[0] == ",":
             elements.append([])
         else:
@@ -156,11 +157,11 @@ def _elements(line: str) -> list[str]:
 
 def _add_parameter(element: str, parameters: dict[str, str]) -> bool:
     """Add what ``element`` says to ``parameters``; false if it is no parameter."""
-    match = _PARAMETER.match(element)
+    match = re.match(_PARAMETER, element)
     if match is None:
         return False
     name, quoted, plain = match.groups()
-    value = plain if quoted is None else _ESCAPED.sub(r"\1", quoted)
+    value = plain if quoted is None else re.sub(_ESCAPED, r"\1", quoted)
     parameters.setdefault(name.lower(), value)
     return True
 
@@ -206,7 +207,7 @@ _STRENGTHS = {"sha512_256": 4, "sha256": 3, "md5": 2}
 
 # --- logins --------------------------------------------------------------------------------------------------------
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = r"[\x00-\x1f\x7f]"
 
 
 def check_credentials(username: object, password: object, scheme: str) -> None:
@@ -220,7 +221,7 @@ def check_credentials(username: object, password: object, scheme: str) -> None:
     for name, value in (("username", username), ("password", password)):
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-        if _CONTROL.search(value):
+        if re.search(_CONTROL, value):
             raise ValueError(f"{name}: control characters are not allowed")
         try:
             value.encode()
@@ -388,7 +389,7 @@ def _read_terms(challenge: Challenge) -> Optional[_Terms]:
     qops = tuple(qop for qop in offered if qop in ("auth", "auth-int"))
     if any(offered) and not qops:
         return None
-    if not all(_FIELD_TEXT.fullmatch(given.get(name, "")) for name in ("realm", "nonce", "opaque")):
+    if not all(re.fullmatch(_FIELD_TEXT, given.get(name, "")) for name in ("realm", "nonce", "opaque")):
         return None  # it is sent back, and nothing that has come over the wire looks like that
     return _Terms(
         realm=challenge.realm,
@@ -542,7 +543,7 @@ class DigestLogin(Login):
         """
         told = parse_parameters(values)
         nonce = told.get("nextnonce", "")
-        if not nonce or _FIELD_TEXT.fullmatch(nonce) is None:
+        if not nonce or re.fullmatch(_FIELD_TEXT, nonce) is None:
             return
         ours = parse_parameters([sent.partition(" ")[2]])
         current = self._current

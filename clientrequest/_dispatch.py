@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import inspect
 import sys
 import threading
 from collections import deque
@@ -102,6 +101,8 @@ def _nothing() -> None:
 
 def call_back(callback: Callable[..., object], error: Optional[BaseException]) -> None:
     """Call a write or end callback: with the error or ``None`` if it takes an argument, else with nothing."""
+    import inspect  # not before there is a callback: with what it needs it takes as long to import as we do
+
     try:
         inspect.signature(callback).bind(error)
     except TypeError:

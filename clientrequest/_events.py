@@ -1,19 +1,44 @@
 """Events: blinker signals, one for each object and event, strong and in the order of adding.
 
-This is the only room that knows blinker. A signal of its own for each object keeps threads out of each other's
+This is the room that knows blinker. A signal of its own for each object keeps threads out of each other's
 way; ``emit`` calls every receiver even when one raises, which blinker's own ``send`` does not.
+
+blinker, and ``inspect`` which it brings along, would be a quarter of what our import adds to that of urllib3. They come
+with the first listener, so that programs without one never pay for them.
 """
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, Callable, Optional, TypeVar, overload
-
-import blinker
+import functools
+from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, TypeVar, overload
 
 from ._dispatch import report
 
+if TYPE_CHECKING:
+    from blinker import NamedSignal, Signal
+
+SignalName = Literal[
+    "request-started",
+    "response-received",
+    "request-redirected",
+    "request-finished",
+    "request-failed",
+    "request-aborted",
+    "request-closed",
+    "attempt-started",
+]
+
 ListenerT = TypeVar("ListenerT", bound=Callable[..., object])
+
+
+@functools.cache
+def _tools() -> tuple[Callable[[object], bool], Callable[[], Signal]]:
+    """What tells a coroutine function, and what makes a signal."""
+    from inspect import iscoroutinefunction
+
+    from blinker import Signal
+
+    return iscoroutinefunction, Signal
 
 
 class _Listener:
@@ -40,17 +65,18 @@ class Emitter:
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
-        self._signals: dict[str, blinker.Signal] = {}
+        self._signals: dict[str, Signal] = {}
 
     def add(self, name: str, function: Callable[..., object], once: bool = False) -> None:
         self._check(name)
         if not callable(function):
             raise TypeError(f"listener of {name!r} must be callable, not {type(function).__name__}")
-        if inspect.iscoroutinefunction(function):
+        is_coroutine_function, make_signal = _tools()
+        if is_coroutine_function(function):
             raise TypeError(f"listener of {name!r} is a coroutine function, which nobody would await")
         signal = self._signals.get(name)
         if signal is None:
-            signal = self._signals.setdefault(name, blinker.Signal())
+            signal = self._signals.setdefault(name, make_signal())
         signal.connect(_Listener(function, once), weak=False)
         self.used = True
 
@@ -160,18 +186,32 @@ class EventTarget:
 EventTargetT = TypeVar("EventTargetT", bound=EventTarget)
 
 
-NamedSignal = blinker.NamedSignal
-_namespace = blinker.Namespace()
+# Those of the whole process that somebody has asked for; nobody is connected to others.
+_asked_for: dict[SignalName, NamedSignal] = {}
 
 
-def global_signal(name: str, doc: str) -> blinker.NamedSignal:
-    """A signal for observers of the whole process."""
-    return _namespace.signal(name, doc)
+def global_signal(name: SignalName, doc: str) -> NamedSignal:
+    """The signal for observers of the whole process, the same each time."""
+    from blinker import NamedSignal
+
+    return _asked_for.setdefault(name, NamedSignal(name, doc))
 
 
-def observe(signal: blinker.Signal, sender: object, **details: object) -> None:
+def is_observed(name: SignalName) -> bool:
+    """Whether anybody is connected to a process-wide signal."""
+    signal = _asked_for.get(name)
+    return signal is not None and bool(signal.receivers)
+
+
+def is_any_observed(*names: SignalName) -> bool:
+    """Whether anybody is connected to one of these."""
+    return bool(_asked_for) and any(map(is_observed, names))
+
+
+def observe(name: SignalName, sender: object, **details: object) -> None:
     """Tell the observers of a process-wide signal; what they raise goes to ``threading.excepthook`` only."""
-    if not signal.receivers:
+    signal = _asked_for.get(name)
+    if signal is None or not signal.receivers:
         return
     for receiver in list(signal.receivers_for(sender)):
         try:

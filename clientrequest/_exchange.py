@@ -12,14 +12,13 @@ import threading
 import time
 from typing import Any, NamedTuple, Optional
 
-from . import signals
-from ._attempts import Attempt, attempt_started
+from ._attempts import Attempt
 from ._auth import AuthCache
 from ._body import BUFFERED, Outbox
 from ._delivery import Delivery
 from ._dispatch import Dispatcher
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProxyError, RedirectError
-from ._events import observe
+from ._events import is_any_observed, is_observed, observe
 from ._gates import SLICE
 from ._http1 import ResponseHead, keeps_alive
 from ._incoming import READ_AHEAD, Incoming
@@ -166,9 +165,7 @@ class Exchange(Life):
         """Whether nobody would be called for anything that may happen on the short way."""
         if not self.strand.inline or self._future is not None or self._is_heard():
             return False
-        return not (
-            signals.request_started.receivers or signals.response_received.receivers or attempt_started.receivers
-        )
+        return not is_any_observed("request-started", "response-received", "attempt-started")
 
     def _begin_here(self) -> bool:
         """Send it if a connection is open already; whether anything was done."""
@@ -368,7 +365,7 @@ class Exchange(Life):
             return
         if self._trip is None:
             self.step("start")
-            self.observe(signals.request_started)
+            self.observe("request-started")
         self.check()
         self._transact()
 
@@ -404,7 +401,7 @@ class Exchange(Life):
     def _try_hop(self, hop: Hop, fresh: bool) -> tuple[RoundTrip, ResponseHead]:
         trip, self._trip = self._trip, None
         if trip is None:
-            if attempt_started.receivers:
+            if is_observed("attempt-started"):
                 self._begin_attempt(hop)
             self._set_out(hop)
             if self._wire is None:  # else it was kept for a login that goes with it
@@ -427,7 +424,7 @@ class Exchange(Life):
     def _begin_attempt(self, hop: Hop) -> None:
         attempt = Attempt(hop.method, hop.target, hop.headers.line("host"), self._sent)
         # In a copy of the context: with a dispatcher another thread may be in the context itself.
-        self.strand.context.copy().run(observe, attempt_started, attempt)
+        self.strand.context.copy().run(observe, "attempt-started", attempt)
         self._attempt = attempt
 
     def _end_attempt(self, error: Optional[ClientRequestError] = None, whole: bool = False) -> None:
@@ -484,7 +481,7 @@ class Exchange(Life):
             self.step("await-decision")
         self.await_answer(lambda: not self._undecided)
         self.observe(
-            signals.request_redirected,
+            "request-redirected",
             status_code=redirect.status,
             method=redirect.method,
             redirect_url=redirect.target.url,
@@ -715,18 +712,18 @@ class Exchange(Life):
 
         Told now, it would run, and likely start its next request, before this worker is parked and can take it.
         """
-        if not incoming.done or not self.strand.inline or signals.response_received.receivers:
+        if not incoming.done or not self.strand.inline or is_observed("response-received"):
             return False
-        if (owner is not None and owner._emitter.has("close")) or signals.request_closed.receivers:
+        if (owner is not None and owner._emitter.has("close")) or is_observed("request-closed"):
             return False
         return incoming.settle()
 
     def _announce(self, incoming: Incoming, announced: bool) -> None:
         """Send ``response``."""
         owner = self.current_owner()
-        if owner is not None and (announced or signals.response_received.receivers):
+        if owner is not None and (announced or is_observed("response-received")):
             response = owner._response_for(incoming)
-            self.observe(signals.response_received, response=response)
+            self.observe("response-received", response=response)
             self.emit("response", response)
         self.let_go()
 
@@ -753,19 +750,19 @@ class Exchange(Life):
             if self._unheard or (failure is None and not self._is_heard()):
                 return
             if isinstance(failure, AbortedError):
-                self.observe(signals.request_aborted)
+                self.observe("request-aborted")
                 self.emit("abort")
                 if self.response_out:
                     self.emit_response("aborted")
             elif failure is not None:
-                self.observe(signals.request_failed, error=failure)
+                self.observe("request-failed", error=failure)
                 self.emit_error(failure)
             else:
                 self._observe_finished()
             if self.response_out:
                 self.emit_response("close")
             self.emit("close")
-            self.observe(signals.request_closed)
+            self.observe("request-closed")
         finally:
             # Here, not with the last event: a loop that has stopped may never run that.
             self._shared.running.discard(self)
@@ -780,12 +777,12 @@ class Exchange(Life):
         owner, incoming = self.current_owner(), self.incoming
         if (owner is not None and owner._emitter.has_any()) or (incoming is not None and incoming.emitter.has_any()):
             return True
-        return bool(signals.request_finished.receivers or signals.request_closed.receivers)
+        return is_any_observed("request-finished", "request-closed")
 
     def _observe_finished(self) -> None:
         owner, incoming = self.current_owner(), self.incoming
-        if owner is not None and incoming is not None and signals.request_finished.receivers:
-            self.observe(signals.request_finished, response=owner._response_for(incoming))
+        if owner is not None and incoming is not None and is_observed("request-finished"):
+            self.observe("request-finished", response=owner._response_for(incoming))
 
     def _closed(self) -> None:
         self.closed = True

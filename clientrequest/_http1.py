@@ -23,7 +23,7 @@ TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _STATUS_LINE = re.compile(r"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r?")
 _FIELD_LINE = rf"({TOKEN}):([\t\x20-\x7e\x80-\xff]*)\r?"
 _FIELD = re.compile(_FIELD_LINE)
-_GOOD_FIELDS = re.compile(rf"(?:{_FIELD_LINE}\n)*")
+_GOOD_FIELDS = rf"(?:{_FIELD_LINE}\n)*"
 _HEAD_END = re.compile(rb"\n\r?\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _DIGITS = re.compile(r"[0-9]{1,19}")
@@ -178,7 +178,7 @@ _remembered_line = functools.lru_cache(maxsize=256)(_parse_line)
 
 
 def _bad_field(text: str) -> ProtocolError:
-    match = _GOOD_FIELDS.match(text)
+    match = re.match(_GOOD_FIELDS, text)
     good = match.end() if match else 0
     # Of the line only the name is shown: what follows may be a cookie.
     name = re.match(r"[^:=\s]*", text[good:])

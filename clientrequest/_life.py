@@ -30,7 +30,7 @@ from ._errors import (
     RequestTimeout,
     TransferError,
 )
-from ._events import Emitter, observe
+from ._events import Emitter, SignalName, is_observed, observe
 from ._gates import Gate
 from ._incoming import Incoming
 from ._lifecycle import CLOSED, CLOSING_EVENTS, Phase
@@ -461,11 +461,11 @@ class Life:
         if not self.die(failure) and error is not self.failure:  # a read in it may well raise what we died of
             report(error)
 
-    def observe(self, signal: Any, **details: object) -> None:
-        if signal.receivers:
+    def observe(self, name: SignalName, **details: object) -> None:
+        if is_observed(name):
             owner = self.current_owner()
             if owner is not None:
-                self.strand.run(functools.partial(observe, signal, owner, **details))
+                self.strand.run(functools.partial(observe, name, owner, **details))
 
     # --- the callbacks of write() and end(); on the worker ---
 

@@ -152,14 +152,14 @@ def _certificate_code(number: int) -> str:
 
 
 # In the messages of urllib3: user name and password, and a query.
-_SECRET = re.compile(r"\S*@|(?<=\?)\S+")
+_SECRET = r"\S*@|(?<=\?)\S+"
 
 
 def describe(error: BaseException) -> str:
     """What an error of somebody else says, without secrets."""
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
-    return _SECRET.sub("...", str(error)) or type(error).__name__
+    return re.sub(_SECRET, "...", str(error)) or type(error).__name__
 
 
 def reset() -> ConnectionResetError:

@@ -20,10 +20,11 @@ from ._options import HeaderTable
 from ._sources import check_length, chunks_of, content_of, measured, wrong_length
 from ._values import Pairs, each, items_of, text_of
 
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=?]{1,70}")  # RFC 2046, 5.1.1, without the space
-_TOKEN = re.compile(r"[0-9A-Za-z'+_\-.]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_CONTROL_IN_FILENAME = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # tab is allowed, and line ends are escaped
+# Compiled when they are first used.
+_BOUNDARY = r"[0-9A-Za-z'()+_,\-./:=?]{1,70}"  # RFC 2046, 5.1.1, without the space
+_TOKEN = r"[0-9A-Za-z'+_\-.]+"
+_CONTROL = r"[\x00-\x1f\x7f]"
+_CONTROL_IN_FILENAME = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"  # tab is allowed, and line ends are escaped
 _PACKED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 _UNKNOWN_TYPE = "application/octet-stream"
 _UNPACKING = {"GzipFile", "BZ2File", "LZMAFile"}  # these have the name of the packed file, and give what is in it
@@ -180,7 +181,7 @@ class MultipartForm:
     def content_type(self) -> str:
         """The value for a ``Content-Type`` header."""
         boundary = self._boundary
-        return f"multipart/form-data; boundary={boundary if _TOKEN.fullmatch(boundary) else _quoted(boundary)}"
+        return f"multipart/form-data; boundary={boundary if re.fullmatch(_TOKEN, boundary) else _quoted(boundary)}"
 
     @property
     def content_length(self) -> Optional[int]:
@@ -333,7 +334,7 @@ def _is_file(value: object) -> bool:
 def _checked_boundary(boundary: object) -> str:
     if not isinstance(boundary, str):
         raise TypeError(f"boundary must be a str, not {type(boundary).__name__}")
-    if _BOUNDARY.fullmatch(boundary) is None:
+    if re.fullmatch(_BOUNDARY, boundary) is None:
         raise ValueError("boundary must be 1 to 70 letters, digits and '()+_,-./:=? (RFC 2046, 5.1.1)")
     return boundary
 
@@ -342,10 +343,10 @@ def _quoted(boundary: str) -> str:
     return f'"{boundary}"'
 
 
-def _check_name(what: str, name: object, refused: re.Pattern[str]) -> None:
+def _check_name(what: str, name: object, refused: str) -> None:
     if not isinstance(name, str):
         raise TypeError(f"{what} must be a str, not {type(name).__name__}")
-    if refused.search(name):
+    if re.search(refused, name):
         raise ValueError(f"{what} {name!r} has control characters")
     try:
         name.encode()
@@ -371,7 +372,7 @@ def _filename_of(source: Any) -> Optional[str]:
             if type(source).__name__ in _UNPACKING:
                 last = os.path.splitext(last)[0]
             name = last.encode("utf-8", "replace").decode()
-            return _CONTROL_IN_FILENAME.sub("_", name) or None
+            return re.sub(_CONTROL_IN_FILENAME, "_", name) or None
     return None
 
 

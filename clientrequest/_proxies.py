@@ -19,9 +19,9 @@ from ._options import Target, bracketed, check_host, has_control
 DEFAULT_PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 
 _KEYS = ("http", "https", "all", "no_proxy")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]{0,15}")
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]{0,15}"
 # urlsplit of older Pythons ignores what follows a bracket, and takes names in brackets.
-_BAD_BRACKETS = re.compile(r"\][^:]|\[[^:\]]*\]")
+_BAD_BRACKETS = r"\][^:]|\[[^:\]]*\]"
 _Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 _Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
@@ -263,7 +263,7 @@ def parse_proxies(value: object) -> Proxies:
 
 def _shown_key(key: object) -> str:
     # Somebody may have taken the URL for the key, with its password.
-    return repr(key) if isinstance(key, str) and _SCHEME.fullmatch(key) else f"of type {type(key).__name__}"
+    return repr(key) if isinstance(key, str) and re.fullmatch(_SCHEME, key) else f"of type {type(key).__name__}"
 
 
 def _parse_proxy(value: str, where: str) -> Proxy:
@@ -280,14 +280,14 @@ def _parse_proxy(value: str, where: str) -> Proxy:
         text = f"http://{text}"
     scheme = text.partition("://")[0].lower()
     if scheme not in DEFAULT_PORTS:
-        shown = f"{scheme!r}" if _SCHEME.fullmatch(scheme) else "what is before '://'"
+        shown = f"{scheme!r}" if re.fullmatch(_SCHEME, scheme) else "what is before '://'"
         raise ValueError(f"{where}: {shown} is not a scheme of a proxy; those are {', '.join(DEFAULT_PORTS)}")
     malformed = f"{where}: expected the URL of a proxy, like 'http://user:password@host:port'"
     if " " in text or has_control(text):
         raise ValueError(f"{malformed}, without spaces and control characters")
     try:
         parts = urlsplit(text)
-        if _BAD_BRACKETS.search(parts.netloc.rpartition("@")[2]):
+        if re.search(_BAD_BRACKETS, parts.netloc.rpartition("@")[2]):
             raise ValueError
         host, port = check_host(parts.hostname or "", where), parts.port
     except ValueError:

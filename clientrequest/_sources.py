@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import inspect
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Callable, Optional
@@ -57,6 +56,8 @@ def content_of(source: Any) -> Any:
     if callable(read):
         if isinstance(source, io.TextIOBase):
             raise TypeError(f"a file must be open in binary mode, not {type(source).__name__}")
+        import inspect  # as in _dispatch
+
         if inspect.iscoroutinefunction(read):
             raise TypeError(f"read() of a {type(source).__name__} is a coroutine function, which nobody would await")
         readable = getattr(source, "readable", None)

@@ -7,7 +7,6 @@ import ssl
 import threading
 from typing import Any, Optional, Union
 
-import certifi
 from urllib3.util.ssl_ import create_urllib3_context
 from urllib3.util.ssltransport import SSLTransport
 
@@ -49,7 +48,7 @@ def make_tls_context(tls: Union[bool, str, ssl.SSLContext, None], client_cert: A
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         else:
-            path = certifi.where() if tls is None or tls is True else tls
+            path = _default_authorities() if tls is None or tls is True else tls
             if os.path.isdir(path):
                 context.load_verify_locations(capath=path)
             else:
@@ -61,6 +60,12 @@ def make_tls_context(tls: Union[bool, str, ssl.SSLContext, None], client_cert: A
         context.sslsocket_class = PatientSocket
     context.options &= ~_IGNORE_UNEXPECTED_EOF
     return context
+
+
+def _default_authorities() -> str:
+    import certifi  # not before somebody wants https
+
+    return certifi.where()
 
 
 def make_proxy_context(tls: Union[bool, str, ssl.SSLContext, None], client_cert: Any) -> ssl.SSLContext:

@@ -79,14 +79,14 @@ def instrument(
     )
     with _lock:
         _tracing = tracing
-        attempt_started.connect(_begin)
+        attempt_started().connect(_begin)
 
 
 def uninstrument() -> None:
     """Have no more spans made; those that have begun are ended. Any thread; without ``instrument()`` no effect."""
     global _tracing
     with _lock:
-        attempt_started.disconnect(_begin)
+        attempt_started().disconnect(_begin)
         _tracing = None
 
 

@@ -11,7 +11,11 @@ They cost nothing while nobody is connected. Connect once, when the program star
         print(request.method, request.url, response.status_code)
 """
 
-from ._events import NamedSignal, global_signal
+from __future__ import annotations
+
+from blinker import NamedSignal
+
+from ._events import global_signal
 
 __all__ = [
     "request_aborted",

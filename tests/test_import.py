@@ -33,6 +33,10 @@ LATE = {
     "http.cookiejar": "clientrequest.Session().cookies",
     "clientrequest._cookies": "clientrequest.Session().cookies",
     "concurrent.futures": "clientrequest.ClientRequest('http://a.example/').future",
+    "blinker": "clientrequest.ClientRequest('http://a.example/').on('close', print)",
+    "inspect": "clientrequest.ClientRequest('http://a.example/').on('close', print)",
+    "clientrequest.signals": "clientrequest.signals.request_started",
+    "certifi": "clientrequest._tls.make_tls_context(None)",
 }
 
 

@@ -381,7 +381,8 @@ ENDS = {
 @pytest.mark.parametrize("how", ENDS)
 def test_end_of_the_program(how: str) -> None:
     with Peer(answer_with_path, expect_errors=True) as peer:
-        with Program(SHORTLY + ENDS[how], peer) as program:
+        with Program(f"{SHORTLY}{ENDS[how]}\nsay('that was all')", peer) as program:
+            program.wait_for("that was all")
             complaints = program.wait_at_once()
             assert program.status == 0, complaints
             assert complaints == ""
