@@ -158,8 +158,10 @@ class Exchange(Life):
         if hop.sends_body and not (outbox.mode is BUFFERED and outbox.taken <= MOST_AT_ONCE):
             return False
         # Cookies have a lock, and maybe a file, that no Ctrl-C must leave half-way; a login may ask others first.
-        alone = not self._credentials.allow_cookies(hop.target) and self._shared.logins.is_empty
-        return alone and hop.headers.line("expect") is None
+        # Without these, and what only a proxy may see, it goes out as it is.
+        if self._credentials.allow_cookies(hop.target) or not self._shared.logins.is_empty:
+            return False
+        return hop.headers.line("expect") is None and hop.headers.line("proxy-authorization") is None
 
     def _is_unheard(self) -> bool:
         """Whether nobody would be called for anything that may happen on the short way."""
@@ -177,7 +179,7 @@ class Exchange(Life):
                 self._wire = wire
                 self.step("start")
                 self._set_out(hop)
-                trip = RoundTrip(self, self._dressed(hop, wire), wire)
+                trip = RoundTrip(self, hop, wire)
                 trip.begin()
                 self._trip = trip
         except (OSError, ValueError):
