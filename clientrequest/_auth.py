@@ -71,8 +71,8 @@ class AuthInfo(NamedTuple):
 # --- challenges ----------------------------------------------------------------------------------------------------
 
 # What lies between commas, a quoted string being one piece; one whose end is missing lasts until the line ends.
-# No piece can be read in two ways, so all patterns here take linear time. As everywhere where most programs need them
-# not, they are compiled when they are first used: that takes as long as a tenth of the import.
+# No piece can be read in two ways, so all patterns here take linear time. They are compiled when they are first
+# used: most programs never need them.
 _QUOTED = r'"([^"\\]*(?:\\.[^"\\]*)*)\\?(?:"|\Z)'
 _PIECE = rf'(?s:[^",]+|{_QUOTED}|,)'
 _PARAMETER = rf'(?s:({TOKEN})[ \t]*=[ \t]*(?:{_QUOTED}|([^\s"]*)))'

@@ -25,7 +25,7 @@ MOST_CHUNKS = 16384  # chunks the worker takes at once
 BUFFERED, CHUNKED, LENGTH = "buffered", "chunked", "length"
 
 Piece = Union[bytes, FilePart]
-Receipt = Callable[[Optional[BaseException]], None]
+Receipt = Callable[[Optional[BaseException]], object]
 
 
 class NotOpenError(Exception):

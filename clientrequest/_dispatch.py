@@ -99,18 +99,19 @@ def _nothing() -> None:
     pass
 
 
-def call_back(callback: Callable[..., object], error: Optional[BaseException]) -> None:
-    """Call a write or end callback: with the error or ``None`` if it takes an argument, else with nothing."""
-    import inspect  # not before there is a callback: with what it needs it takes as long to import as we do
+def taking_error(callback: Callable[..., object]) -> Callable[[Optional[BaseException]], object]:
+    """A write or end callback as one that takes an error or ``None``, also if it takes no argument itself."""
+    # Not before there is a callback: it is a third of what our own import takes. On the caller's thread, for a fork
+    # while a worker imports something would leave it half imported in the child.
+    import inspect
 
     try:
-        inspect.signature(callback).bind(error)
+        inspect.signature(callback).bind(None)
     except TypeError:
-        callback()
+        return lambda error: callback()
     except ValueError:  # a builtin that does not tell
-        callback(error)
-    else:
-        callback(error)
+        pass
+    return callback
 
 
 def report(error: BaseException) -> None:

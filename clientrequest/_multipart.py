@@ -20,7 +20,7 @@ from ._options import HeaderTable
 from ._sources import check_length, chunks_of, content_of, measured, wrong_length
 from ._values import Pairs, each, items_of, text_of
 
-# Compiled when they are first used.
+# As in _auth, compiled when they are first used.
 _BOUNDARY = r"[0-9A-Za-z'()+_,\-./:=?]{1,70}"  # RFC 2046, 5.1.1, without the space
 _TOKEN = r"[0-9A-Za-z'+_\-.]+"
 _CONTROL = r"[\x00-\x1f\x7f]"

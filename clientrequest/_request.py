@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from ._body import BUFFERED, CHUNKED, LENGTH, NotOpenError, Outbox, Piece, Receipt
-from ._dispatch import call_back
+from ._dispatch import taking_error
 from ._errors import AbortedError, ClientRequestError, InvalidStateError, ProtocolError
 from ._events import Emitter, EventTarget
 from ._exchange import Exchange
@@ -889,7 +889,7 @@ def _receipt(callback: Optional[Callback], encoding: Union[str, Callback, None])
     if not callable(function):
         what = "encoding must be a str" if callback is None else "callback must be callable"
         raise TypeError(f"{what}, not {type(function).__name__}")
-    return lambda error: call_back(function, error)
+    return taking_error(function)
 
 
 _marks = itertools.count(1)
