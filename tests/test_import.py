@@ -28,13 +28,13 @@ from .support.threads import in_threads
 
 ROOT = Path(__file__).resolve().parent.parent
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-# What is of no use to most programs, and what brings it.
+# What is of no use to most programs, and what brings it. inspect is left for later, too, but urllib3 brings it from
+# Python 3.12 on.
 LATE = {
     "http.cookiejar": "clientrequest.Session().cookies",
     "clientrequest._cookies": "clientrequest.Session().cookies",
     "concurrent.futures": "clientrequest.ClientRequest('http://a.example/').future",
     "blinker": "clientrequest.ClientRequest('http://a.example/').on('close', print)",
-    "inspect": "clientrequest.ClientRequest('http://a.example/').on('close', print)",
     "clientrequest.signals": "clientrequest.signals.request_started",
     "certifi": "clientrequest._tls.make_tls_context(None)",
 }
