@@ -12,6 +12,7 @@ from urllib3.util.ssltransport import SSLTransport
 
 from ._connect import READ, WRITE, Scope, patiently, scopes
 from ._errors import ProtocolError
+from ._mapping import reset
 
 # ssl.OP_IGNORE_UNEXPECTED_EOF, which Python sets by itself and gives a name only since 3.10. With it a connection
 # that was cut looks as if it had been ended by the peer.
@@ -21,6 +22,19 @@ _MOST_AT_ONCE = 64 * 1024  # bytes encrypted before the first of them has to lea
 
 class PatientSocket(ssl.SSLSocket):
     """A TLS socket whose handshake can be interrupted when it is made for a scope."""
+
+    def getpeername(self) -> Any:
+        """As the base, which ``ssl`` asks first of all. Has a socket that has lost its peer by then end here.
+
+        ``ssl`` would try to read from it, and where that fails let go of it without closing it.
+        """
+        try:
+            return super().getpeername()
+        except OSError as error:
+            if threading.get_ident() not in scopes:
+                raise
+            self.close()
+            raise reset() from error
 
     def do_handshake(self, block: bool = False) -> None:
         scope = scopes.get(threading.get_ident())

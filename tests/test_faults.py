@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import io
+import select
 import shutil
 import ssl
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Sequence
 from typing import Any, Callable, Union
@@ -185,6 +188,27 @@ def test_no_answer(serve: Serve, session: Session, start: bytes) -> None:
     error = fails(session.request(serve(scripted(start)).url("/")))
     assert type(error) is TransferError
     assert error.code == "ERR_EMPTY_RESPONSE"
+
+
+class LateContext(ssl.SSLContext):
+    """Begins with TLS only once the server has said something, or has gone."""
+
+    def wrap_socket(self, sock: Any, *args: Any, **options: Any) -> ssl.SSLSocket:
+        assert select.select([sock], [], [], LIMIT)[0]
+        return super().wrap_socket(sock, *args, **options)
+
+
+def test_a_reset_before_tls_leaves_no_socket_open() -> None:
+    """ssl itself lets go of such a socket without closing it."""
+    context = LateContext(ssl.PROTOCOL_TLS_CLIENT)
+    with warnings.catch_warnings(record=True) as caught, Peer(Conn.reset) as peer, Session(tls=context) as session:
+        warnings.simplefilter("always")
+        request = session.request(f"https://127.0.0.1:{peer.port}/").end()
+        with pytest.raises(ClientRequestError, match="ERR_CONNECTION_RESET"):
+            request.get_response(LIMIT)
+        del request
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
 
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nA:"], ids=["before the head", "in the head"])
